@@ -1,0 +1,280 @@
+"""The parametric head in FLAME's formula.
+
+Source of the method: T. Li, T. Bolkart, M. J. Black, H. Li, J. Romero, "Learning a model of facial shape
+and expression from 4D scans" (FLAME), ACM Transactions on Graphics 36(6), 2017: a template plus linear
+shape, expression and pose-corrective offsets, then linear blend skinning over five joints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from recon3d.conventions import ARKIT_NAMES, JOINT_NAMES
+from recon3d.errors import InputError
+from recon3d.head.rotation import axis_angle_to_matrix
+from recon3d.resources import resource_path
+
+OPEN_HEAD = "flame_model/open_head.npz"
+_REQUIRED = ("v_template", "f", "shapedirs", "exprdirs", "J_regressor", "weights", "kintree_table")
+
+
+class HeadOutput(NamedTuple):
+    """Posed geometry of a batch of heads."""
+
+    vertices: Tensor
+    """(B, V, 3) m."""
+    joints: Tensor
+    """(B, J, 3) m, after posing."""
+
+
+@dataclass(frozen=True)
+class LandmarkEmbedding:
+    """Points fixed to the surface: a triangle and barycentric weights each."""
+
+    triangle: Tensor
+    """(N,) int64, index into ``faces``."""
+    barycentric: Tensor
+    """(N, 3), rows sum to 1."""
+
+    def __len__(self) -> int:
+        return int(self.triangle.shape[0])
+
+
+class HeadModel(nn.Module):
+    """A head with identity, expression and pose: the parameters' own formula, nothing else.
+
+    Buffers (V vertices, S shape, E expression, J joints, U texture points):
+        v_template (V, 3) m, faces (F, 3), shapedirs (V, 3, S) m per standard deviation,
+        exprdirs (V, 3, E) m per unit, posedirs (V, 3, 9 (J - 1)) or (V, 3, 0), J_regressor (J, V),
+        weights (V, J), uv (U, 2) in [0, 1] with v up, faces_uv (F, 3), colors (V, 3) sRGB in [0, 1].
+    """
+
+    v_template: Tensor
+    faces: Tensor
+    shapedirs: Tensor
+    exprdirs: Tensor
+    posedirs: Tensor
+    J_regressor: Tensor
+    weights: Tensor
+    uv: Tensor
+    faces_uv: Tensor
+    colors: Tensor
+
+    def __init__(self, arrays: dict[str, npt.NDArray[Any]], *, name: str, digest: str) -> None:
+        super().__init__()
+        self.name = name
+        self.digest = digest
+        v = arrays["v_template"].shape[0]
+        joints = arrays["weights"].shape[1]
+        for key in ("v_template", "shapedirs", "exprdirs", "J_regressor", "weights"):
+            self.register_buffer(key, torch.tensor(arrays[key], dtype=torch.float32))
+        self.register_buffer("faces", torch.tensor(arrays["f"].astype(np.int64)))
+        posedirs = arrays.get("posedirs", np.zeros((v, 3, 0), np.float32))
+        self.register_buffer("posedirs", torch.tensor(posedirs, dtype=torch.float32))
+        uv, faces_uv = arrays.get("uv"), arrays.get("f_uv")
+        has_uv = uv is not None and faces_uv is not None
+        self.register_buffer("uv", torch.tensor(uv if has_uv else np.zeros((0, 2)), dtype=torch.float32))
+        self.register_buffer(
+            "faces_uv", torch.tensor(faces_uv if has_uv else np.zeros((0, 3)), dtype=torch.int64)
+        )
+        colors = arrays.get("colors", np.full((v, 3), 0.7))
+        self.register_buffer("colors", torch.tensor(colors, dtype=torch.float32))
+        self.parents = tuple(int(p) if 0 <= p < joints else -1 for p in arrays["kintree_table"][0])
+        self.joint_names = JOINT_NAMES[:joints]
+        self.expression_names = tuple(str(n) for n in arrays.get("expression_names", ()))
+        self.regions = {k[7:]: arrays[k].astype(bool) for k in arrays if k.startswith("region_")}
+        self.embeddings = _embeddings(arrays)
+        self._fold_static_terms()
+
+    def _fold_static_terms(self) -> None:
+        """Precompute what does not depend on the pose: one matrix for all offsets, and joints from β."""
+        basis = torch.cat([self.shapedirs, self.exprdirs], dim=-1).flatten(0, 1).T.contiguous()
+        self.register_buffer("_basis", basis, persistent=False)  # (S + E, 3 V)
+        self.register_buffer("_joint_template", self.J_regressor @ self.v_template, persistent=False)
+        joint_dirs = torch.einsum("jv,vks->sjk", self.J_regressor, self.shapedirs).flatten(1)
+        self.register_buffer("_joint_dirs", joint_dirs.contiguous(), persistent=False)  # (S, 3 J)
+
+    @property
+    def num_vertices(self) -> int:
+        """V."""
+        return int(self.v_template.shape[0])
+
+    @property
+    def num_shape(self) -> int:
+        """S."""
+        return int(self.shapedirs.shape[-1])
+
+    @property
+    def num_expression(self) -> int:
+        """E."""
+        return int(self.exprdirs.shape[-1])
+
+    @property
+    def num_joints(self) -> int:
+        """J."""
+        return int(self.weights.shape[1])
+
+    @property
+    def id(self) -> str:
+        """Name and short hash, as captures record it: ``open_head/1a2b3c4d``."""
+        return f"{self.name}/{self.digest}"
+
+    @property
+    def speaks_arkit(self) -> bool:
+        """Whether the expression coefficients are the 52 ARKit units themselves."""
+        return self.expression_names == ARKIT_NAMES
+
+    def unposed(self, shape: Tensor, expression: Tensor) -> Tensor:
+        """Return the head before posing: (B, S) and (B, E) coefficients to (B, V, 3) m."""
+        basis: Tensor = self.get_buffer("_basis")
+        offsets = torch.cat([shape, expression], dim=-1) @ basis
+        return self.v_template + offsets.view(-1, self.num_vertices, 3)
+
+    def rest_joints(self, shape: Tensor) -> Tensor:
+        """Return the joints before posing: (B, S) coefficients to (B, J, 3) m."""
+        offsets = shape @ self.get_buffer("_joint_dirs")
+        rest: Tensor = self.get_buffer("_joint_template") + offsets.view(-1, self.num_joints, 3)
+        return rest
+
+    def forward(self, shape: Tensor, expression: Tensor, pose: Tensor) -> HeadOutput:
+        """Evaluate the model; differentiable in every argument.
+
+        Args:
+            shape: (B, S) identity coefficients, in standard deviations.
+            expression: (B, E) expression coefficients (the open head: ARKit units in [0, 1]).
+            pose: (B, J, 3) axis-angle rotations, rad, each relative to the parent joint.
+
+        Returns:
+            Vertices (B, V, 3) and joints (B, J, 3), m. With the head-to-camera rotation in ``pose[:, 0]``
+            they are in camera space but for the translation.
+        """
+        vertices = self.unposed(shape, expression)
+        rotations = axis_angle_to_matrix(pose)
+        if self.posedirs.shape[-1]:
+            eye = torch.eye(3, dtype=pose.dtype, device=pose.device)
+            feature = (rotations[:, 1:] - eye).flatten(1)
+            vertices = vertices + torch.einsum("vkp,bp->bvk", self.posedirs, feature)
+        rest = self.rest_joints(shape)
+        rotation, translation = _chain(rotations, rest, self.parents)
+        # Linear blend skinning: the blended 3×4 transform of every vertex by one matrix product.
+        transforms = torch.cat([rotation, translation[..., None]], dim=-1)  # (B, J, 3, 4)
+        blended = torch.einsum("vj,bjx->bvx", self.weights, transforms.flatten(2))
+        blended = blended.view(-1, self.num_vertices, 3, 4)
+        posed = torch.einsum("bvij,bvj->bvi", blended[..., :3], vertices) + blended[..., 3]
+        joints = torch.einsum("bjik,bjk->bji", rotation, rest) + translation
+        return HeadOutput(posed, joints)
+
+    def landmarks(self, vertices: Tensor, name: str) -> Tensor:
+        """Return the surface points of an embedding: (B, V, 3) vertices to (B, N, 3)."""
+        embedding = self.embeddings[name]
+        corners = vertices[:, self.faces[embedding.triangle]]
+        weights = embedding.barycentric.to(vertices)[None, :, :, None]
+        return (corners * weights).sum(-2)
+
+
+def _chain(rotations: Tensor, rest: Tensor, parents: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Compose joint rotations down the tree, each about its own joint.
+
+    Args:
+        rotations: (B, J, 3, 3) relative to the parent.
+        rest: (B, J, 3) joints before posing.
+        parents: Index of the parent of each joint, -1 for the root; parents come first.
+
+    Returns:
+        World rotation (B, J, 3, 3) and translation (B, J, 3) that map an unposed point to its place.
+    """
+    world_rotation: list[Tensor] = []
+    world_translation: list[Tensor] = []
+    for j, parent in enumerate(parents):
+        about = rest[:, j] - torch.einsum("bik,bk->bi", rotations[:, j], rest[:, j])
+        if parent < 0:
+            world_rotation.append(rotations[:, j])
+            world_translation.append(about)
+        else:
+            world_rotation.append(world_rotation[parent] @ rotations[:, j])
+            moved = torch.einsum("bik,bk->bi", world_rotation[parent], about)
+            world_translation.append(moved + world_translation[parent])
+    return torch.stack(world_rotation, 1), torch.stack(world_translation, 1)
+
+
+def _embeddings(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, LandmarkEmbedding]:
+    """Collect the embeddings stored as ``lmk_<name>_triangle`` and ``lmk_<name>_barycentric``."""
+    found: dict[str, LandmarkEmbedding] = {}
+    for key in arrays:
+        if key.startswith("lmk_") and key.endswith("_triangle"):
+            name = key[4:-9]
+            found[name] = LandmarkEmbedding(
+                torch.tensor(arrays[key].astype(np.int64)),
+                torch.tensor(arrays[f"lmk_{name}_barycentric"], dtype=torch.float32),
+            )
+    return found
+
+
+def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read a head model's ``.npz`` without unpickling anything.
+
+    Raises:
+        InputError: The file is missing, damaged, or is not a head model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such head model file") from error
+    except (OSError, ValueError, BadZipFile, EOFError, AttributeError) as error:
+        raise InputError(f"{path}: not a head model (an .npz in FLAME's format is wanted)") from error
+    missing = [key for key in _REQUIRED if key not in arrays]
+    if missing:
+        raise InputError(f"{path}: not a head model in FLAME's format: {', '.join(missing)} missing")
+    _check_sizes(path, arrays)
+    # int8/float16 storage is a matter of the file alone: everything downstream is float32.
+    for key in ("shapedirs", "exprdirs"):
+        scale = arrays.pop(f"{key}_scale", None)
+        arrays[key] = arrays[key].astype(np.float32) * (1.0 if scale is None else scale)
+    return arrays
+
+
+def _check_sizes(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    v, j = arrays["v_template"].shape[0], arrays["weights"].shape[-1]
+    wanted = {
+        "v_template": (v, 3),
+        "shapedirs": (v, 3, arrays["shapedirs"].shape[-1]),
+        "exprdirs": (v, 3, arrays["exprdirs"].shape[-1]),
+        "J_regressor": (j, v),
+        "weights": (v, j),
+        "kintree_table": (2, j),
+        "f": (arrays["f"].shape[0], 3),
+    }
+    for key, size in wanted.items():
+        if arrays[key].shape != size:
+            raise InputError(f"{path}: damaged head model: {key} is {arrays[key].shape}, {size} is wanted")
+    if arrays["f"].min() < 0 or arrays["f"].max() >= v:
+        raise InputError(f"{path}: damaged head model: a face names a vertex that does not exist")
+
+
+def load_head(
+    path: str | Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> HeadModel:
+    """Load a head model; the open head that ships with recon3d when ``path`` is None.
+
+    Raises:
+        InputError: ``path`` is not a head model.
+    """
+    file = resource_path(OPEN_HEAD) if path is None else Path(path)
+    arrays = _read_arrays(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    head = HeadModel(arrays, name=file.stem, digest=digest)
+    head.requires_grad_(False)
+    return head.to(device=device, dtype=dtype)
