@@ -78,6 +78,7 @@ def region_masks(source: Source, assembly: Assembly, vertices: Array, weights: A
         "eyeballs": assembly.piece >= 3,
         "left_eyeball": assembly.piece == 3,
         "right_eyeball": assembly.piece == 4,
+        "eye_sockets": hidden & ~inside_mouth,
         "mouth_inside": inside_mouth | (assembly.piece == 1) | (assembly.piece == 2),
         "teeth": assembly.piece == 2,
         "tongue": assembly.piece == 1,
