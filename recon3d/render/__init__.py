@@ -1,1 +1,1 @@
-"""recon3d.render"""
+"""Drawing the head: camera, rasterizer, shading, pictures for people, and the photograph's texture."""

@@ -1,0 +1,221 @@
+"""The rasterizer's contract: which triangle is seen at each pixel, and what it carries there.
+
+Two steps are kept apart. *Visibility* (a backend, no gradient) names one triangle per pixel.
+*Interpolation* computes perspective-correct barycentric coordinates of the pixel centre anew from the
+vertex positions, in plain torch, so that gradients reach positions and attributes. What has no gradient is
+the choice of the triangle: a silhouette that moves over a pixel is not felt by that pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recon3d.errors import UsageError
+from recon3d.render._scanline import drawable, visible_triangles
+from recon3d.render.camera import NEAR
+
+#: Pixels worked on at once when no gradient is asked for: bounds the memory of large pictures.
+_CHUNK = 1 << 17
+
+#: Depths (m) and areas (px²) below this cannot be divided by twice in float32.
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Fragments:
+    """What the rasterizer found at each pixel of B images.
+
+    Attributes:
+        triangle: (B,H,W) int64 index into ``faces`` of the nearest triangle, -1 where there is none.
+        barycentric: (B,H,W,3) perspective-correct weights of its corners at the pixel centre, each in
+            [0,1], sum 1; zeros where there is none. Differentiable to the vertex positions.
+        depth: (B,H,W) z of the surface at the pixel centre, m; zero where there is none. Differentiable.
+    """
+
+    triangle: Tensor
+    barycentric: Tensor
+    depth: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B,H,W) bool: true where a triangle is seen."""
+        return self.triangle >= 0
+
+
+#: A backend: (verts_px (B,V,3), faces (F,3), (w, h), cull_backfaces, near) -> Fragments.
+Backend = Callable[[Tensor, Tensor, "tuple[int, int]", bool, float], Fragments]
+
+
+def rasterize(
+    verts_px: Tensor,
+    faces: Tensor,
+    size: tuple[int, int],
+    *,
+    cull_backfaces: bool = False,
+    near: float = NEAR,
+    backend: str = "torch",
+) -> Fragments:
+    """Find the nearest triangle at every pixel centre, with its barycentric coordinates and depth.
+
+    A pixel belongs to a triangle that contains its centre, edges included: meshes have no cracks. Of
+    several, the nearest is seen; of equally near ones, that with the lowest index. Never drawn: triangles
+    with a corner at z <= ``near``, with a corner that is not finite or lies 2^24 px or more away, and
+    those without area.
+
+    Args:
+        verts_px: (B,V,3) x px, y px, z m, as ``Camera.project`` returns them; float32 or float64.
+        faces: (F,3) int64 corners, shared by the batch. A face is seen from its front when its corners
+            run counter-clockwise on the picture as one looks at it.
+        size: Width and height, px.
+        cull_backfaces: Leave out triangles seen from behind.
+        near: Smallest depth drawn, m.
+        backend: One of ``BACKENDS``.
+
+    Raises:
+        UsageError: The backend does not exist.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"rasterizer {backend!r} does not exist; choose one of {', '.join(BACKENDS)}")
+    return BACKENDS[backend](verts_px, faces, size, cull_backfaces, near)
+
+
+def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
+    """Blend vertex attributes over the seen triangles.
+
+    Differentiable to the attributes and, through the barycentric coordinates, to the vertex positions.
+
+    Args:
+        attributes: (B,V,C), or (1,V,C) for a batch that shares them.
+        faces: (F,3) int64 indices into the attributes; may differ from the faces that were rasterized as
+            long as triangle k is triangle k (texture coordinates with their own seams).
+        fragments: From ``rasterize``.
+
+    Returns:
+        (B,H,W,C), zeros where nothing is seen.
+    """
+    where, triangle, barycentric = seen(fragments)
+    values = blend(attributes, faces, triangle, barycentric, images_of(where, fragments))
+    return scatter(values, where, fragments)
+
+
+def seen(fragments: Fragments) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the n covered pixels as flat indices (n,), triangles (n,) and barycentric weights (n,3)."""
+    flat = fragments.triangle.reshape(-1)
+    where = torch.nonzero(flat >= 0).squeeze(1)
+    weights = fragments.barycentric.reshape(-1, 3).index_select(0, where)
+    return where, flat.index_select(0, where), weights
+
+
+def blend(
+    attributes: Tensor, faces: Tensor, triangle: Tensor, barycentric: Tensor, image: Tensor | None = None
+) -> Tensor:
+    """Blend vertex attributes (B,V,C) at n surface points to (n,C). Differentiable.
+
+    Args:
+        attributes: (B,V,C).
+        faces: (F,3) int64.
+        triangle: (n,) int64 face of each point.
+        barycentric: (n,3) weights of its corners.
+        image: (n,) int64 index of each point's image in the batch; needed when B > 1.
+    """
+    batch, count, channels = attributes.shape
+    corners = faces.index_select(0, triangle)
+    if batch > 1 and image is not None:
+        corners = corners + (image * count)[:, None]
+    table = attributes.reshape(batch * count, channels)
+    if not (torch.is_grad_enabled() and (table.requires_grad or barycentric.requires_grad)):
+        return F.embedding_bag(corners, table, per_sample_weights=barycentric, mode="sum")
+    # embedding_bag is the fastest forward, but its backward is slower than that of three gathers.
+    parts = [table.index_select(0, corners[:, k]) * barycentric[:, k : k + 1] for k in range(3)]
+    return parts[0] + parts[1] + parts[2]
+
+
+def scatter(values: Tensor, where: Tensor, fragments: Fragments) -> Tensor:
+    """Put (n,C) values of the covered pixels back into a (B,H,W,C) picture of zeros. Differentiable."""
+    canvas = values.new_zeros(fragments.triangle.numel(), values.shape[1])
+    return canvas.index_copy(0, where, values).reshape(*fragments.triangle.shape, values.shape[1])
+
+
+def locate(verts_px: Tensor, faces: Tensor, triangle: Tensor) -> Fragments:
+    """Complete a visibility picture with barycentric coordinates and depth at the pixel centres.
+
+    Linear functions on the picture are set up per triangle: the screen barycentric coordinates of corners
+    1 and 2, and 1/z; their products, normalised, are the perspective-correct weights. Differentiable to
+    ``verts_px``.
+
+    Args:
+        verts_px: (B,V,3) x px, y px, z m.
+        faces: (F,3) int64.
+        triangle: (B,H,W) int64, -1 where there is none.
+    """
+    planes = _planes(verts_px, faces)
+    flat = triangle.reshape(-1)
+    where = torch.nonzero(flat >= 0).squeeze(1)
+    step = where.numel() if planes.requires_grad else _CHUNK
+    found = [_at_pixels(planes, flat, part, triangle.shape) for part in torch.split(where, max(step, 1))]
+    result = torch.cat(found) if len(found) > 1 else found[0]
+    weights = result.new_zeros(flat.numel(), 3).index_copy(0, where, result[:, :3])
+    depth = result.new_zeros(flat.numel()).index_copy(0, where, result[:, 3])
+    return Fragments(triangle, weights.reshape(*triangle.shape, 3), depth.reshape(triangle.shape))
+
+
+def _planes(verts_px: Tensor, faces: Tensor) -> Tensor:
+    """Per image and triangle (B*F,9): corner 0 (x,y), gradients of weights 1 and 2 (x,y each), 1/z (3)."""
+    # Corners that cannot be drawn, and triangles without area, are never gathered from; but 0 * inf in
+    # the backward pass would spoil the gradient of the others.
+    x, y, z = verts_px.detach().unbind(-1)
+    usable = drawable(x, y, z, _TINY)[..., None]
+    corners = torch.where(usable, verts_px, 1.0)[:, faces]  # (B,F,3,3)
+    origin, first, second = corners[..., :2].unbind(2)
+    edge1, edge2 = first - origin, second - origin
+    area = edge1[..., 0] * edge2[..., 1] - edge1[..., 1] * edge2[..., 0]
+    area = torch.where(area.abs() > _TINY, area, 1.0)[..., None]
+    inverse = 1 / corners[..., 2]
+    gradient1 = torch.stack((edge2[..., 1], -edge2[..., 0]), dim=-1) / area
+    gradient2 = torch.stack((-edge1[..., 1], edge1[..., 0]), dim=-1) / area
+    return torch.cat((origin, gradient1, gradient2, inverse), dim=-1).reshape(-1, 9)
+
+
+def _at_pixels(planes: Tensor, flat: Tensor, where: Tensor, shape: torch.Size) -> Tensor:
+    """(n,4) perspective-correct weights and depth at the flat pixel indices ``where`` (n,)."""
+    images, height, width = shape
+    row = where.div(width, rounding_mode="floor")
+    x = (where - row * width).to(planes.dtype) + 0.5
+    index = flat.index_select(0, where)
+    if images > 1:
+        image = row.div(height, rounding_mode="floor")
+        row = row - image * height
+        index = index + image * (planes.shape[0] // images)
+    y = row.to(planes.dtype) + 0.5
+    x0, y0, g1x, g1y, g2x, g2y, iz0, iz1, iz2 = planes.index_select(0, index).unbind(1)
+    dx, dy = x - x0, y - y0
+    weight1, weight2 = dx * g1x + dy * g1y, dx * g2x + dy * g2y
+    weight0 = 1 - weight1 - weight2
+    # Rounding may leave a centre on an edge a hair outside; a weight is never negative. One of the three
+    # is at least 1/3, so the sum cannot vanish.
+    scaled = [w.clamp_min(0) * iz for w, iz in ((weight0, iz0), (weight1, iz1), (weight2, iz2))]
+    total = scaled[0] + scaled[1] + scaled[2]
+    depth = (weight0.clamp_min(0) + weight1.clamp_min(0) + weight2.clamp_min(0)) / total
+    return torch.stack((scaled[0] / total, scaled[1] / total, scaled[2] / total, depth), dim=1)
+
+
+def images_of(where: Tensor, fragments: Fragments) -> Tensor | None:
+    """Return the image (n,) in the batch of flat pixel indices (n,); None for a batch of one."""
+    images, height, width = fragments.triangle.shape
+    return where.div(height * width, rounding_mode="floor") if images > 1 else None
+
+
+def _torch_backend(
+    verts_px: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool, near: float
+) -> Fragments:
+    triangle = visible_triangles(verts_px, faces, size, cull_backfaces=cull_backfaces, near=near)
+    return locate(verts_px, faces, triangle)
+
+
+#: The rasterizers by name. Another one joins by adding a line here.
+BACKENDS: dict[str, Backend] = {"torch": _torch_backend}

@@ -1,0 +1,243 @@
+"""The photograph as the head's texture: baked into its UV layout, and completed where nothing was seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from recon3d.render.camera import Camera
+from recon3d.render.rasterize import blend, rasterize, seen
+from recon3d.render.shading import CLAY, vertex_normals
+
+Pixels = npt.NDArray[np.uint8]
+
+#: Surfaces turned this far from the viewer (cosine) are not used; from the second figure on, fully.
+_GRAZING = (0.15, 0.45)
+#: Larger side, px, of the depth picture that tells what is hidden.
+_DEPTH_SIDE = 384
+#: A point this far (m) behind the nearest surface is hidden.
+_BEHIND = 0.004
+#: Pull of every vertex to the typical colour, against 1 of an edge: seen colours fade in about 1/sqrt of it.
+_PRIOR = 0.004
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The n texels that the UV layout covers: flat indices, and the surface points that they show."""
+
+    where: Tensor
+    triangle: Tensor
+    weights: Tensor
+
+
+def unwrap(
+    pixels: Pixels,
+    vertices_cam: Tensor,
+    faces: Tensor,
+    camera: Camera,
+    uv: Tensor,
+    faces_uv: Tensor,
+    *,
+    size: int = 1024,
+    colors: Tensor | None = None,
+    skin: Tensor | None = None,
+) -> Pixels:
+    """Bake a photograph into the head's texture.
+
+    Texels whose surface the camera saw take the photograph's colour, fading out toward grazing angles and
+    the picture's border. Skin that was not seen takes the model's own colours, multiplied by the ratio of
+    photograph to model, continued smoothly over the mesh to end in the typical ratio of the whole face.
+    Eyeballs, teeth and tongue that were not seen keep the model's own colours. Texels outside the layout
+    continue their neighbours, so that no seam shows.
+
+    Args:
+        pixels: (H,W,3) uint8 photograph.
+        vertices_cam: (V,3) camera space, m.
+        faces: (F,3) int64 corners.
+        camera: The photograph's camera (batch 1).
+        uv: (U,2) in [0,1], v upward: row 0 of the texture is v = 1.
+        faces_uv: (F,3) int64 corners of the same triangles in ``uv``.
+        size: Side of the texture, px.
+        colors: (V,3) sRGB vertex colours; None takes clay.
+        skin: (V,) bool, vertices that follow the photograph's colour where they were not seen; None takes
+            the largest connected part of the mesh.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    verts = torch.as_tensor(vertices_cam).detach().float()
+    layout = _lay_out(torch.as_tensor(uv).float(), faces_uv, size)
+    model = torch.as_tensor(CLAY if colors is None else colors).detach().float().expand_as(verts)
+    is_skin = _largest_part(faces, len(verts)) if skin is None else torch.as_tensor(skin)
+    carried = torch.cat((verts, _facing(verts, faces)[:, None], model, is_skin.float()[:, None]), dim=1)
+    values = blend(carried[None], faces, layout.triangle, layout.weights)
+    points, facing, own, skin_part = values[:, :3], values[:, 3], values[:, 4:7], values[:, 7:]
+    seen_part = _ramp(facing, *_GRAZING) * _unhidden(points, verts, faces, camera)
+    photo, inside = _sample(pixels, points, camera)
+    seen_part = (seen_part * inside)[:, None]
+    ratio = _continued_ratio(photo, own, (seen_part * skin_part)[:, 0], layout, faces, len(verts))
+    tint = torch.lerp(torch.ones_like(model), ratio, is_skin.float()[:, None])
+    unseen = own * blend(tint[None], faces, layout.triangle, layout.weights)
+    return _finish(torch.lerp(unseen, photo, seen_part), layout.where, size)
+
+
+def _lay_out(uv: Tensor, faces_uv: Tensor, size: int) -> _Layout:
+    flat = torch.stack((uv[:, 0] * size, (1 - uv[:, 1]) * size, torch.ones_like(uv[:, 0])), dim=1)
+    return _Layout(*seen(rasterize(flat[None], faces_uv, (size, size))))
+
+
+def _facing(verts: Tensor, faces: Tensor) -> Tensor:
+    """(V,) cosine between each vertex's normal and the direction to the camera."""
+    return -(vertex_normals(verts[None], faces)[0] * F.normalize(verts, dim=1)).sum(1)
+
+
+def _ramp(values: Tensor, low: float, high: float) -> Tensor:
+    """Smooth step from 0 at ``low`` to 1 at ``high``."""
+    t = ((values - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _unhidden(points: Tensor, verts: Tensor, faces: Tensor, camera: Camera) -> Tensor:
+    """(n,) 1 where a surface point (n,3) is the nearest in its direction, falling to 0 where it is hidden.
+
+    Compared with the nearest depth of the 3×3 depth pixels around, so that no colour leaks past a contour.
+    """
+    view = _around(verts, camera, _DEPTH_SIDE)
+    depth = rasterize(view.project(verts[None]), faces, view.size).depth
+    depth = torch.where(depth > 0, depth, torch.inf)
+    nearest = -F.max_pool2d(-depth[None], 3, 1, 1)[0, 0]
+    found = view.project(points[None])[0]
+    column = found[:, 0].long().clamp(0, view.size[0] - 1)
+    row = found[:, 1].long().clamp(0, view.size[1] - 1)
+    behind = found[:, 2] - nearest.reshape(-1).index_select(0, row * view.size[0] + column)
+    return 1 - _ramp(behind, _BEHIND, 2 * _BEHIND)
+
+
+def _around(verts: Tensor, camera: Camera, side: int) -> Camera:
+    """Return a camera that sees just the whole head, ``side`` px on its larger side."""
+    pixels = camera.project(verts[None])[0]
+    pixels = pixels[pixels.isfinite().all(1) & (pixels[:, 2] > 0)]
+    if not len(pixels):
+        return camera.cropped(0, 0, (1, 1))
+    low, high = pixels[:, :2].amin(0), pixels[:, :2].amax(0)
+    scale = (side - 4) / float((high - low).max().clamp_min(1e-3))
+    size = [math.ceil(extent * scale) + 4 for extent in (high - low).tolist()]
+    left, top = low.tolist()
+    corner = camera.cropped(left - 2 / scale, top - 2 / scale, (1, 1)).scaled(scale)
+    return corner.cropped(0, 0, (size[0], size[1]))
+
+
+def _sample(pixels: Pixels, points: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    """Return the photograph's colours (n,3) in [0,1] at surface points (n,3), and how far inside it (n,)."""
+    height, width = pixels.shape[:2]
+    found = camera.project(points[None])[0, :, :2]
+    edge = torch.minimum(found, found.new_tensor((width, height)) - found).amin(1)
+    inside = (edge / (0.01 * max(width, height))).clamp(0, 1)
+    used = found[inside > 0]
+    if not len(used):
+        return torch.zeros_like(points), inside
+    left, top = (used.amin(0) - 2).floor().clamp_min(0).int().tolist()
+    right, bottom = (used.amax(0) + 3).int().tolist()
+    window = pixels[top : min(bottom, height), left : min(right, width)]
+    image, scale = _reduced(window)
+    grid = (found - found.new_tensor((left, top))) * scale
+    grid = grid * 2 / grid.new_tensor((image.shape[3], image.shape[2])) - 1
+    colors = F.grid_sample(image, grid[None, None], padding_mode="border", align_corners=False)
+    return colors[0, :, 0].T.contiguous(), inside
+
+
+def _reduced(window: Pixels) -> tuple[Tensor, Tensor]:
+    """Return the window as (1,3,h,w) in [0,1], box-reduced by a whole factor if huge, and its scale (2,)."""
+    factor = max(1, min(window.shape[:2]) // 1024)
+    image = Image.fromarray(np.ascontiguousarray(window))
+    small = np.asarray(image.reduce(factor) if factor > 1 else image)
+    tensor = torch.from_numpy(small.copy()).permute(2, 0, 1)[None].float() / 255
+    return tensor, torch.full((2,), 1 / factor)
+
+
+def _continued_ratio(
+    photo: Tensor, own: Tensor, part: Tensor, layout: _Layout, faces: Tensor, count: int
+) -> Tensor:
+    """(V,3) ratio of photograph to model colour, known where ``part`` (n,) is not 0, continued over the mesh.
+
+    The membrane that is pulled to the seen ratios, and, weakly, to their median everywhere: on the mesh
+    rather than on the texture, because there it knows no seams.
+    """
+    few = slice(None, None, 5)  # a vertex has about a hundred texels: a fifth of them give its mean
+    part, ratio = part[few], (photo[few] / own[few].clamp_min(0.05)).clamp(0, 4)
+    known = part > 0.5
+    if not known.any():
+        return torch.ones(count, 3)
+    typical = ratio[known].median(dim=0).values
+    # Hair, a beard, a collar: what is far from the typical ratio is continued less eagerly.
+    odd = (ratio / typical.clamp_min(0.05) - 1).abs().amax(1)
+    weight = part * (1 - odd).clamp_min(0.02)
+    share = (weight[:, None] * layout.weights[few]).reshape(-1)
+    corner = faces.index_select(0, layout.triangle[few]).reshape(-1)
+    row = torch.cat(((ratio - typical), torch.ones_like(weight)[:, None]), dim=1).repeat_interleave(3, dim=0)
+    total = torch.zeros(count, 4).index_add(0, corner, row * share[:, None])
+    sure = total[:, 3:] / total[:, 3].max()
+    pull = total[:, :3] / total[:, 3:].clamp_min(1e-8) * sure
+    return (_membrane(faces, sure[:, 0], pull) + typical).clamp(0.1, 3)
+
+
+def _membrane(faces: Tensor, sure: Tensor, pull: Tensor) -> Tensor:
+    """Solve (V,C) x: sure·x + prior·x + Laplacian·x = pull, over the mesh's edges; far from pulls x is 0."""
+    from scipy.sparse import diags
+    from scipy.sparse.linalg import splu
+
+    links = _links(faces, len(sure))
+    degree = np.asarray(links.sum(axis=1)).reshape(-1)
+    system = diags(degree + sure.double().numpy() + _PRIOR) - links
+    factors = splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+    return torch.from_numpy(factors.solve(pull.double().numpy())).float()
+
+
+def _pyramid(level: Tensor) -> Tensor:
+    """Fill (1,C+1,h,w), values times weight and weight, to (1,C,h,w): push down, pull up."""
+    values, weight = level[:, :-1], level[:, -1:]
+    filled = values / weight.clamp_min(1e-8)
+    height, width = level.shape[-2:]
+    if max(height, width) <= 2:
+        return filled
+    coarse = _pyramid(F.avg_pool2d(level, 2, ceil_mode=True, count_include_pad=False))
+    spread = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return torch.lerp(spread[..., :height, :width], filled, (weight * 4).clamp(0, 1))
+
+
+def _finish(texels: Tensor, where: Tensor, size: int) -> Pixels:
+    """Put the texels (n,3) into the texture, and continue them into the gaps of the layout."""
+    texels = texels.clamp(0, 1)
+    canvas = torch.zeros(size * size, 4).index_copy_(0, where, F.pad(texels, (0, 1), value=1.0))
+    level = F.avg_pool2d(canvas.T.reshape(1, 4, size, size), 2, ceil_mode=True, count_include_pad=False)
+    small = (_pyramid(level)[0] * 255 + 0.5).byte().permute(1, 2, 0).contiguous()
+    picture = small.repeat_interleave(2, 0).repeat_interleave(2, 1)[:size, :size].reshape(-1, 3).contiguous()
+    picture.index_copy_(0, where, (texels * 255 + 0.5).byte())
+    return picture.reshape(size, size, 3).numpy()
+
+
+def _links(faces: Tensor, count: int) -> Any:
+    """Return the symmetric (V,V) sparse matrix that is 1 where two vertices share an edge."""
+    from scipy.sparse import coo_matrix
+
+    start, end = faces.reshape(-1).numpy(), faces.roll(1, dims=1).reshape(-1).numpy()
+    both = np.concatenate((start, end)), np.concatenate((end, start))
+    links = coo_matrix((np.ones(len(both[0])), both), shape=(count, count)).tocsr()
+    links.data[:] = 1.0
+    return links
+
+
+def _largest_part(faces: Tensor, count: int) -> Tensor:
+    """(V,) bool: vertices of the connected part of the mesh with the most vertices."""
+    from scipy.sparse.csgraph import connected_components
+
+    label = connected_components(_links(faces, count), directed=False)[1]
+    return torch.from_numpy(label == np.bincount(label).argmax())
