@@ -28,9 +28,9 @@ def contour_lines(head: HeadModel, sparse: LandmarkEmbedding) -> LandmarkEmbeddi
         head: The head.
         sparse: Its 68 points, of which the first 17 are the jaw's frontal places.
     """
-    from recon3d.head.embedding import closest_on_surface
+    from recon3d.head.embedding import closest_on_surface, reference_surface
 
-    points = _surface_points(head, sparse).double().numpy()
+    points = _surface_points(head, reference_surface(head), sparse).double().numpy()
     jaw, middle = points[:JAW_POINTS], points[[33, 51, 57]].mean(0)
     # Toward the chin the lines start below the mouth, so that no line crosses the lips.
     low = np.clip((middle[1] - jaw[:, 1]) / (middle[1] - jaw[:, 1].min()), 0, 1)[:, None]
@@ -88,8 +88,8 @@ def _embedded(values: Tensor, head: HeadModel, name: str) -> Tensor:
     return (corners * embedding.barycentric.to(values)[None, :, :, None]).sum(-2)
 
 
-def _surface_points(head: HeadModel, embedding: LandmarkEmbedding) -> Tensor:
-    corners = head.v_template[head.faces[embedding.triangle]]
+def _surface_points(head: HeadModel, surface: Tensor, embedding: LandmarkEmbedding) -> Tensor:
+    corners = surface[head.faces[embedding.triangle]]
     return (corners * embedding.barycentric[..., None].to(corners)).sum(1)
 
 

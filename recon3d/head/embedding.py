@@ -29,9 +29,9 @@ Floats = npt.NDArray[np.float64]
 #: Mesh landmarks of the 68-point scheme among the 478 dense ones: jaw, brows, nose, eyes, lips, each in the
 #: order of iBUG's 300-W annotation (right to left of the subject's face).
 IBUG68_AMONG_478 = (
-    127, 234, 93, 132, 172, 136, 149, 148, 152, 377, 378, 365, 397, 361, 323, 454, 356,
+    127, 234, 132, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 361, 454, 356,
     70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
-    168, 197, 5, 4, 64, 98, 2, 327, 294,
+    168, 197, 5, 4, 75, 97, 2, 326, 305,
     33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
     78, 82, 13, 312, 308, 317, 14, 87,
@@ -92,7 +92,7 @@ def _read_one(head: HeadModel, source: FaceSource, rng: np.random.Generator) -> 
     pose = torch.zeros(1, head.num_joints, 3)
     pose[:, 0] = matrix_to_axis_angle(rotation)
     distance = rng.uniform(0.6, 1.3)
-    vertices = head(shape, torch.zeros(1, head.num_expression), pose).vertices
+    vertices = head(shape, rng.uniform(0.3, 1.2) * _opened(head), pose).vertices
     vertices = vertices - vertices.mean(1, keepdim=True) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.create(0.72 * _SIZE * distance / 0.2, (_SIZE, _SIZE))
     shown = render_head(vertices, head.faces, camera, head.colors, lighting=SOFT, supersample=2)
@@ -103,6 +103,20 @@ def _read_one(head: HeadModel, source: FaceSource, rng: np.random.Generator) -> 
     skin = _on_surface(head, vertices, camera, _skin_triangles(head), pixels)
     eyes = _on_surface(head, vertices, camera, _eye_triangles(head), pixels[_IRIS])
     return np.concatenate([skin[: _IRIS.start], eyes])
+
+
+def _opened(head: HeadModel) -> Tensor:
+    """(1, E) expression with the lips well apart, where the head's units have names; else neutral."""
+    expression = torch.zeros(1, head.num_expression)
+    for name, value in (("jawOpen", 0.35), ("eyeWideLeft", 0.3), ("eyeWideRight", 0.3)):
+        if name in head.expression_names:
+            expression[0, head.expression_names.index(name)] = value
+    return expression
+
+
+def reference_surface(head: HeadModel) -> Tensor:
+    """(V, 3) the surface on which readings are averaged: with open lips, so that upper and lower stay apart."""
+    return head.unposed(torch.zeros(1, head.num_shape), _opened(head))[0]
 
 
 def _skin_triangles(head: HeadModel) -> Tensor:
@@ -127,7 +141,8 @@ def _on_surface(
     """Template position (N, 3) of what is seen at ``pixels``, or nearest to them, of some triangles."""
     from scipy.ndimage import distance_transform_edt
 
-    seen = rasterize(camera.project(vertices), head.faces[triangles], camera.size)
+    # Through the openings of eyes and mouth one would see the back of the head from inside: cull it.
+    seen = rasterize(camera.project(vertices), head.faces[triangles], camera.size, cull_backfaces=True)
     empty = (seen.triangle[0] < 0).numpy()
     nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
     column = np.clip(pixels[:, 0].astype(int), 0, _SIZE - 1)
@@ -135,7 +150,7 @@ def _on_surface(
     row, column = nearest[0][row, column], nearest[1][row, column]
     corners = head.faces[triangles[seen.triangle[0, row, column]]]
     weights = seen.barycentric[0, row, column]
-    points = (head.v_template[corners] * weights[..., None]).sum(1)
+    points = (reference_surface(head)[corners] * weights[..., None]).sum(1)
     return points.double().numpy()
 
 
@@ -176,11 +191,11 @@ def _snap(head: HeadModel, points: Floats) -> LandmarkEmbedding:
 
 
 def closest_on_surface(head: HeadModel, points: Floats, triangles: Tensor) -> LandmarkEmbedding:
-    """Nearest points on some triangles of the template, as an embedding: (N, 3) points."""
+    """Nearest points on some triangles of the reference surface, as an embedding: (N, 3) points."""
     from scipy.spatial import cKDTree
     from trimesh.triangles import closest_point, points_to_barycentric
 
-    corners = head.v_template[head.faces[triangles]].double().numpy()
+    corners = reference_surface(head)[head.faces[triangles]].double().numpy()
     _, near = cKDTree(corners.mean(1)).query(points, k=min(40, len(corners)))
     count = near.shape[1]
     repeated = np.repeat(points, count, axis=0)

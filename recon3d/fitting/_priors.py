@@ -1,0 +1,103 @@
+"""What is known before any landmark is seen: faces are ordinary, and expressions sparse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon3d.conventions import mirror_name
+
+#: Units that no face shows together, or that undo each other.
+EXCLUSIVE: tuple[tuple[str, str], ...] = (
+    ("jawLeft", "jawRight"),
+    ("mouthLeft", "mouthRight"),
+    ("mouthFunnel", "mouthPucker"),
+    ("browInnerUp", "browDownLeft"),
+    ("browInnerUp", "browDownRight"),
+    *((f"eyeLookUp{s}", f"eyeLookDown{s}") for s in ("Left", "Right")),
+    *((f"eyeLookIn{s}", f"eyeLookOut{s}") for s in ("Left", "Right")),
+    *((f"eyeBlink{s}", f"eyeWide{s}") for s in ("Left", "Right")),
+    *((f"mouthSmile{s}", f"mouthFrown{s}") for s in ("Left", "Right")),
+    *((f"browOuterUp{s}", f"browDown{s}") for s in ("Left", "Right")),
+)
+
+#: Units that are unlike on both sides as a matter of course.
+_FREE_SIDES = ("eyeLook",)
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Strength of each prior, as the inverse square of a standard deviation (tuned; see docs/benchmarks).
+
+    Attributes:
+        identity: On each identity coefficient (a unit normal has 1).
+        sparsity: Slope of the linear cost of an expression unit.
+        ridge: Quadratic cost of an expression unit.
+        exclusive: Cost of the product of two units that exclude each other.
+        symmetry: Cost of the squared difference between the sides of a unit.
+    """
+
+    identity: float = 1.0
+    sparsity: float = 1.0
+    ridge: float = 2.0
+    exclusive: float = 4.0
+    symmetry: float = 4.0
+
+
+@dataclass(frozen=True)
+class QuadraticPrior:
+    """``½ θᵀ H θ + gᵀ θ`` over P coefficients; H (B or 1, P, P), g (B or 1, P)."""
+
+    hessian: Tensor
+    gradient: Tensor
+
+    def cost(self, theta: Tensor) -> Tensor:
+        """(B, P) to (B,)."""
+        bent = torch.einsum("bij,bj->bi", self.hessian.expand(len(theta), -1, -1), theta)
+        return 0.5 * (theta * bent).sum(-1) + (self.gradient * theta).sum(-1)
+
+
+def build_prior(names: tuple[str, ...], shapes: int, settings: PriorSettings, like: Tensor) -> QuadraticPrior:
+    """The prior over identity (first ``shapes`` coefficients) and named expression units.
+
+    Expressions without names (a PCA basis) get the normal prior alone.
+    """
+    units = len(names)
+    size = shapes + units
+    hessian = torch.zeros(size, size, dtype=like.dtype)
+    gradient = torch.zeros(size, dtype=like.dtype)
+    hessian.diagonal()[:shapes] = settings.identity
+    hessian.diagonal()[shapes:] = settings.ridge
+    gradient[shapes:] = settings.sparsity
+    index = {name: shapes + i for i, name in enumerate(names)}
+    for a, b in EXCLUSIVE:
+        if a in index and b in index:
+            hessian[index[a], index[b]] += settings.exclusive
+            hessian[index[b], index[a]] += settings.exclusive
+    for name, i in index.items():
+        j = index.get(mirror_name(name), i)
+        if i < j and not name.startswith(_FREE_SIDES):
+            hessian[i, i] += settings.symmetry
+            hessian[j, j] += settings.symmetry
+            hessian[i, j] -= settings.symmetry
+            hessian[j, i] -= settings.symmetry
+    return QuadraticPrior(hessian[None].to(like.device), gradient[None].to(like.device))
+
+
+def add_guess(prior: QuadraticPrior, guess: Tensor, confidence: Tensor, shapes: int) -> QuadraticPrior:
+    """Pull the expression toward a guess, each unit as strongly as its confidence says.
+
+    Args:
+        prior: The prior so far.
+        guess: (B, E) expression in [0, 1].
+        confidence: (B, E) or (E,) inverse variances; 0 where the guess says nothing.
+        shapes: Number of identity coefficients before the expression.
+    """
+    confidence = confidence.expand_as(guess)
+    hessian = prior.hessian.repeat(len(guess) // len(prior.hessian), 1, 1)
+    gradient = prior.gradient.repeat(len(guess) // len(prior.gradient), 1)
+    hessian.diagonal(dim1=1, dim2=2)[:, shapes:] += confidence
+    gradient[:, shapes:] -= confidence * guess
+    return QuadraticPrior(hessian, gradient)
