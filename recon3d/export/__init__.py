@@ -1,1 +1,108 @@
-"""recon3d.export"""
+"""Writing captures in the formats of other programs: one module a format, and this registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, cast
+
+from recon3d.errors import MissingExtraError, UsageError
+from recon3d.files import make_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from recon3d.capture import Capture
+    from recon3d.head import HeadModel
+    from recon3d.media.image import Photo
+
+__all__ = ["FORMATS", "Format", "export"]
+
+
+class Writer(Protocol):
+    """What a format's module offers."""
+
+    def __call__(
+        self, capture: Capture, head: HeadModel, folder: Path, texture: npt.NDArray[np.uint8] | None
+    ) -> list[Path]:
+        """Write the files; ``folder`` exists."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export format.
+
+    Attributes:
+        summary: What it is, for the user.
+        module: Module with ``write(capture, head, folder, texture) -> list[Path]``; imported when used.
+        textured: Whether it wants the photograph as a texture.
+        extra: The extra of recon3d that installs what the module needs, or None.
+    """
+
+    summary: str
+    module: str
+    textured: bool = False
+    extra: str | None = None
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "obj": Format("textured mesh: mesh.obj, mesh.mtl, mesh.jpg", "recon3d.export.obj", textured=True),
+        "glb": Format("rigged head with the units as morph targets", "recon3d.export.glb", textured=True),
+        "arkit": Format("the 52 ARKit units by name: arkit.json", "recon3d.export.arkit_json"),
+    }
+)
+
+
+def export(
+    capture: Capture,
+    head: HeadModel,
+    folder: str | Path,
+    format: str,
+    *,
+    photo: Photo | None = None,
+    texture: npt.NDArray[np.uint8] | None = None,
+) -> list[Path]:
+    """Write a capture in one format; return the files written, the main one first.
+
+    Args:
+        capture: What to write.
+        head: The head model that it was made with.
+        folder: Where to; created when missing. Files of an earlier run are replaced, each at once.
+        format: A key of ``FORMATS``.
+        photo: The photograph, for the texture of formats that have one; without it (and without
+            ``texture``) they take the head model's own colours.
+        texture: (H, W, 3) uint8, the result of ``recon3d.export.texture.bake_texture`` where it is
+            at hand already: baking is the slow part, and several formats can share it.
+
+    Raises:
+        UsageError: No such format.
+        MissingExtraError: The format needs a package that is not installed; the message names the extra.
+        InputError: The head or the photograph is not the capture's.
+        OutputError: The files cannot be written.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"no export format {format!r}; choose from {', '.join(FORMATS)}")
+    chosen = FORMATS[format]
+    write = _writer(format, chosen)
+    if chosen.textured and texture is None and photo is not None:
+        from recon3d.export.texture import bake_texture
+
+        texture = bake_texture(capture, head, photo)
+    return write(capture, head, make_folder(Path(folder)), texture)
+
+
+def _writer(name: str, chosen: Format) -> Writer:
+    """Import a format's module; a package that is missing becomes the extra that installs it."""
+    try:
+        return cast("Writer", import_module(chosen.module).write)
+    except ModuleNotFoundError as error:
+        if chosen.extra is None:
+            raise
+        raise MissingExtraError(
+            f"the format {name} needs {error.name}: pip install 'recon3d[{chosen.extra}]'"
+        ) from error

@@ -1,0 +1,222 @@
+"""GLB: one skinned mesh with the expression units as morph targets, in one file that any tool opens.
+
+Format: Khronos, "glTF 2.0 Specification". The mesh is the person's neutral identity and stands straight
+in head space (metres, +Y up, looking along +Z, as glTF wants it): the head rotation of the photograph is
+left out, since who animates wants to set it. The photograph's expression is in the mesh's ``weights``;
+rotations of jaw and eyes, where the head model uses them, are on their joints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from pygltflib import (
+    GLTF2,
+    Asset,
+    Attributes,
+    Image,
+    Material,
+    Mesh,
+    Node,
+    PbrMetallicRoughness,
+    Primitive,
+    Sampler,
+    Scene,
+    Skin,
+    Texture,
+    TextureInfo,
+)
+
+from recon3d._version import __version__
+from recon3d.export._gltf_buffer import GltfBuffer
+from recon3d.export._mesh import SplitMesh, normals, split_seams
+from recon3d.export._still import Floats, Still, as_array, check_head, quaternion, still
+from recon3d.export.texture import Pixels, encode_jpeg
+from recon3d.files import atomic_path
+
+if TYPE_CHECKING:
+    from recon3d.capture import Capture
+    from recon3d.head import HeadModel
+
+#: Offsets below these are left out of morph targets: a micrometre, and a ten-thousandth of a unit normal.
+TINY_METRES, TINY_NORMAL = 1e-6, 1e-4
+#: The attribute that tells which vertex of the head model a vertex of the file is (seams double some).
+VERTEX_ATTRIBUTE = "_HEAD_VERTEX"
+
+
+def write(capture: Capture, head: HeadModel, folder: Path, texture: Pixels | None) -> list[Path]:
+    """Write ``mesh.glb``; see the module's text for what is in it.
+
+    Args:
+        capture: Of a photograph, or of a clip (its first tracked frame).
+        head: The model that the capture was made with.
+        folder: Where to write; must exist.
+        texture: (H, W, 3) uint8 in the head's texture coordinates, or None for the head's own colours.
+    """
+    check_head(capture, head)
+    frame = still(capture, head)
+    target = folder / "mesh.glb"
+    gltf, buffer = build(head, capture, frame, texture)
+    data = to_bytes(gltf, buffer)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+    return [target]
+
+
+def build(
+    head: HeadModel, capture: Capture, frame: Still, texture: Pixels | None
+) -> tuple[GLTF2, GltfBuffer]:
+    """Return the document and its open buffer, so that a caller can add animation before ``to_bytes``.
+
+    Nodes 0 … J-1 are the joints in the head's order, node J holds the mesh.
+    """
+    buffer = GltfBuffer()
+    split = split_seams(head.faces.cpu().numpy(), head.faces_uv.cpu().numpy())
+    textured = texture is not None and len(split.texture) > 0
+    gltf = GLTF2(
+        asset=Asset(
+            version="2.0",
+            generator=f"recon3d {__version__}",
+            extras={"head": capture.head, "source": capture.source},
+        ),
+        scene=0,
+    )
+    attributes = _attributes(buffer, head, frame, split, textured)
+    joints = head.num_joints
+    gltf.meshes = [
+        Mesh(
+            name="head",
+            primitives=[
+                Primitive(
+                    attributes=Attributes(**attributes),
+                    indices=buffer.indices(split.faces),
+                    material=0,
+                    targets=_targets(buffer, head, frame, split),
+                )
+            ],
+            weights=[round(float(w), 6) for w in frame.expression],
+            extras={"targetNames": target_names(head)},
+        )
+    ]
+    gltf.skins = [_skin(buffer, head, frame)]
+    gltf.nodes = [*_joint_nodes(head, frame), Node(name="head", mesh=0, skin=0)]
+    roots = [j for j, parent in enumerate(head.parents) if parent < 0]
+    gltf.scenes = [Scene(name="recon3d", nodes=[*roots, joints])]
+    _add_material(gltf, buffer, texture if textured else None)
+    return gltf, buffer
+
+
+def to_bytes(gltf: GLTF2, buffer: GltfBuffer) -> bytes:
+    """Close the buffer and return the whole GLB file."""
+    gltf.bufferViews, gltf.accessors, gltf.buffers = buffer.views, buffer.accessors, buffer.buffers()
+    gltf.set_binary_blob(buffer.blob())
+    return b"".join(gltf.save_to_bytes())
+
+
+def target_names(head: HeadModel) -> list[str]:
+    """Return the names of the morph targets: the units, or numbers where the head model has no names."""
+    if len(head.expression_names) == head.num_expression:
+        return list(head.expression_names)
+    return [f"expression{e:03d}" for e in range(head.num_expression)]
+
+
+def _attributes(
+    buffer: GltfBuffer, head: HeadModel, frame: Still, split: SplitMesh, textured: bool
+) -> dict[str, int]:
+    joints, weights = _influences(as_array(head.weights)[split.vertex])
+    found = {
+        "POSITION": buffer.vertices(frame.neutral[split.vertex], bounds=True),
+        "NORMAL": buffer.vertices(normals(frame.neutral[None], head)[0][split.vertex]),
+        "JOINTS_0": buffer.vertices(joints),
+        "WEIGHTS_0": buffer.vertices(weights),
+        VERTEX_ATTRIBUTE: buffer.vertices(split.vertex.astype(np.float32)),
+    }
+    if len(split.texture):
+        uv = as_array(head.uv)[split.texture]
+        found["TEXCOORD_0"] = buffer.vertices(np.column_stack([uv[:, 0], 1 - uv[:, 1]]))  # v runs down
+    if not textured:
+        found["COLOR_0"] = buffer.vertices(_linear(as_array(head.colors)[split.vertex]), normalized=True)
+    return found
+
+
+def _influences(weights: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
+    """Return the four strongest joints of each vertex (N, 4) and their weights (N, 4), sum 1."""
+    count = min(4, weights.shape[1])
+    strongest = np.argsort(-weights, axis=1, kind="stable")[:, :count]
+    joints = np.zeros((len(weights), 4), np.uint8)
+    kept = np.zeros((len(weights), 4), np.float64)
+    kept[:, :count] = np.take_along_axis(weights, strongest, axis=1).clip(min=0)
+    joints[:, :count] = strongest
+    joints[kept < 1e-5] = 0  # an unused influence must name joint 0
+    kept[kept < 1e-5] = 0.0
+    return joints, (kept / kept.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _targets(buffer: GltfBuffer, head: HeadModel, frame: Still, split: SplitMesh) -> list[dict[str, int]]:
+    """Add the morph targets: offsets of the vertices at full strength, and of their normals."""
+    offsets = np.ascontiguousarray(as_array(head.exprdirs).transpose(2, 0, 1))  # (E, V, 3)
+    turned = normals(np.concatenate([frame.neutral[None], frame.neutral + offsets]), head)
+    return [
+        {
+            "POSITION": buffer.offsets(offset[split.vertex], bounds=True, tiny=TINY_METRES),
+            "NORMAL": buffer.offsets((after - turned[0])[split.vertex], bounds=False, tiny=TINY_NORMAL),
+        }
+        for offset, after in zip(offsets, turned[1:], strict=True)
+    ]
+
+
+def _skin(buffer: GltfBuffer, head: HeadModel, frame: Still) -> Skin:
+    inverse = np.tile(np.eye(4, dtype=np.float32), (head.num_joints, 1, 1))
+    inverse[:, 3, :3] = -frame.joints  # column-major: the translation is the last row in memory
+    return Skin(
+        name="rig",
+        joints=list(range(head.num_joints)),
+        skeleton=head.parents.index(-1),
+        inverseBindMatrices=buffer.plain(inverse.reshape(-1, 16)),
+    )
+
+
+def _joint_nodes(head: HeadModel, frame: Still) -> list[Node]:
+    nodes = []
+    for j, parent in enumerate(head.parents):
+        offset = frame.joints[j] - (frame.joints[parent] if parent >= 0 else 0.0)
+        turned = bool(np.abs(frame.rotations[j]).max() > 1e-6)
+        nodes.append(
+            Node(
+                name=head.joint_names[j],
+                translation=[float(x) for x in offset],
+                rotation=[float(x) for x in quaternion(frame.rotations[j])] if turned else None,
+                children=[c for c, p in enumerate(head.parents) if p == j],
+            )
+        )
+    return nodes
+
+
+def _linear(colors: Floats) -> npt.NDArray[np.uint16]:
+    """sRGB (N, 3) in [0, 1] to linear, opaque, as 16-bit RGBA (N, 4): IEC 61966-2-1."""
+    srgb = colors.clip(0, 1).astype(np.float64)
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    opaque = np.concatenate([linear, np.ones((len(linear), 1))], axis=1)
+    colour: npt.NDArray[np.uint16] = np.rint(opaque * 65535).astype(np.uint16)
+    return colour
+
+
+def _add_material(gltf: GLTF2, buffer: GltfBuffer, texture: Pixels | None) -> None:
+    surface = PbrMetallicRoughness(metallicFactor=0.0, roughnessFactor=0.6)
+    if texture is not None:
+        surface.baseColorTexture = TextureInfo(index=0)
+        gltf.images = [
+            Image(name="skin", mimeType="image/jpeg", bufferView=buffer.view(encode_jpeg(texture)))
+        ]
+        # Linear filters; clamped, for the texture does not repeat.
+        gltf.samplers = [Sampler(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)]
+        gltf.textures = [Texture(sampler=0, source=0)]
+    # Both sides, because an open mouth shows the inside of the lips and cheeks.
+    gltf.materials = [
+        Material(
+            name="skin", pbrMetallicRoughness=surface, doubleSided=True, alphaMode="OPAQUE", alphaCutoff=None
+        )
+    ]

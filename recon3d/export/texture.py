@@ -1,0 +1,65 @@
+"""The skin texture of a mesh: the photograph, laid out in the head's texture coordinates."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from recon3d.errors import InputError
+from recon3d.export._still import camera_vertices, check_head, still
+from recon3d.media.image import save_pixels
+
+if TYPE_CHECKING:
+    from recon3d.capture import Capture
+    from recon3d.head import HeadModel
+    from recon3d.media.image import Photo
+
+Pixels = npt.NDArray[np.uint8]
+
+#: Side of the square texture. A face of 500 px across, unwrapped, fills about this.
+TEXTURE_SIZE = 1024
+
+
+def bake_texture(capture: Capture, head: HeadModel, photo: Photo, size: int = TEXTURE_SIZE) -> Pixels | None:
+    """Lay the photograph out in the head's texture coordinates: (size, size, 3) uint8, v up.
+
+    None for a head model without texture coordinates (FLAME's own files have none).
+
+    Raises:
+        InputError: The photograph is not the captured one (its size differs), or the head is another.
+    """
+    from recon3d.render.camera import Camera
+    from recon3d.render.texture import unwrap
+
+    check_head(capture, head)
+    if photo.size != capture.size:
+        raise InputError(
+            f"{capture.source}: the photograph has {photo.size[0]} x {photo.size[1]} pixels, "
+            f"the capture was made of {capture.size[0]} x {capture.size[1]}"
+        )
+    if len(head.faces_uv) == 0:
+        return None
+    frame = still(capture, head).frame
+    camera = Camera.create(
+        capture.focal, capture.size, (float(capture.principal[0]), float(capture.principal[1]))
+    )
+    return unwrap(
+        photo.pixels,
+        camera_vertices(capture, head, frame),
+        head.faces,
+        camera,
+        head.uv,
+        head.faces_uv,
+        size=size,
+        colors=head.colors,
+    )
+
+
+def encode_jpeg(pixels: Pixels) -> bytes:
+    """Return (H, W, 3) uint8 pixels as the bytes of a JPEG file."""
+    file = io.BytesIO()
+    save_pixels(file, pixels, "JPEG")
+    return file.getvalue()
