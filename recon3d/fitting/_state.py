@@ -1,0 +1,51 @@
+"""The unknowns of a fit, and their translation into the head model's own terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon3d.head.model import HeadModel
+from recon3d.head.rotation import matrix_to_axis_angle
+
+
+@dataclass(frozen=True)
+class FitState:
+    """The unknowns of B faces.
+
+    Attributes:
+        rotation: (B, 3, 3) head to camera.
+        translation: (B, 3) m: ``X_camera = R X + t`` (about the head's origin, not about a joint).
+        shape: (B, S) standard deviations.
+        expression: (B, E).
+    """
+
+    rotation: Tensor
+    translation: Tensor
+    shape: Tensor
+    expression: Tensor
+
+    def posed(self, head: HeadModel) -> tuple[Tensor, Tensor, Tensor]:
+        """In the head model's own terms: shape (B, all), pose (B, J, 3) rad and translation (B, 3) m.
+
+        FLAME turns the head about its root joint, so the translation differs by what that joint moves.
+        """
+        shape = self.shape.new_zeros(len(self.shape), head.num_shape)
+        shape[:, : self.shape.shape[1]] = self.shape
+        pose = shape.new_zeros(len(shape), head.num_joints, 3)
+        pose[:, 0] = matrix_to_axis_angle(self.rotation)
+        root = head.rest_joints(shape)[:, 0]
+        turned = torch.einsum("bij,bj->bi", self.rotation, root)
+        return shape, pose, self.translation + turned - root
+
+
+def choose(mask: Tensor, new: FitState, old: FitState) -> FitState:
+    """Take ``new`` for the faces of ``mask`` (B,), ``old`` for the others."""
+    return FitState(
+        torch.where(mask[:, None, None], new.rotation, old.rotation),
+        torch.where(mask[:, None], new.translation, old.translation),
+        torch.where(mask[:, None], new.shape, old.shape),
+        torch.where(mask[:, None], new.expression, old.expression),
+    )

@@ -1,0 +1,121 @@
+"""Steps of the solver: Levenberg-Marquardt (D. Marquardt, 1963) with bounds, each face at its own pace."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from recon3d.fitting._priors import QuadraticPrior
+from recon3d.fitting._problem import Evaluation, Problem
+from recon3d.fitting._state import FitState, choose
+from recon3d.head.rotation import axis_angle_to_matrix
+
+
+def iterate(
+    problem: Problem, prior: QuadraticPrior, state: FitState, steps: int, *, rigid: bool
+) -> tuple[FitState, Evaluation]:
+    """Take ``steps`` damped steps, of the pose alone if ``rigid``.
+
+    A face whose step does not lower its cost keeps its state and is damped more the next time.
+    """
+    damping = torch.full((len(problem.pixels),), 1e-3)
+    seen = problem.evaluate(state)
+    cost = seen.cost + prior.cost(_theta(state))
+    for _ in range(steps):
+        matrix, gradient = _equations(problem, prior, state, seen, rigid)
+        step = _bounded_step(problem, matrix, gradient, state, damping, rigid)
+        candidate = _move(problem, state, step, rigid)
+        found = problem.evaluate(candidate)
+        found_cost = found.cost + prior.cost(_theta(candidate))
+        better = found_cost <= cost
+        state, seen = choose(better, candidate, state), _choose_seen(better, found, seen)
+        cost = torch.where(better, found_cost, cost)
+        damping = torch.where(better, damping * 0.2, damping * 10).clamp(1e-6, 1e6)
+    return state, seen
+
+
+def _theta(state: FitState) -> Tensor:
+    return torch.cat([state.shape, state.expression], dim=-1)
+
+
+def _equations(
+    problem: Problem, prior: QuadraticPrior, state: FitState, seen: Evaluation, rigid: bool
+) -> tuple[Tensor, Tensor]:
+    matrix, gradient = problem.matrix(state, seen, rigid), problem.gradient(state, seen, rigid)
+    if rigid:
+        return matrix, gradient
+    theta = _theta(state)
+    bent = torch.einsum("bij,bj->bi", prior.hessian.expand(len(theta), -1, -1), theta) + prior.gradient
+    matrix[:, 6:, 6:] += prior.hessian[:, problem.free, problem.free]
+    gradient[:, 6:] += bent[:, problem.free]
+    return matrix, gradient
+
+
+def _bounded_step(
+    problem: Problem, matrix: Tensor, gradient: Tensor, state: FitState, damping: Tensor, rigid: bool
+) -> Tensor:
+    """Solve for the step; units that would leave [0, 1] stop at the bound and the rest is solved again."""
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    diagonal += damping[:, None] * diagonal + 1e-6
+    if rigid or not problem.bounded:
+        return _solve(matrix, -gradient)
+    units = state.expression.shape[1]
+    held = torch.zeros_like(gradient)
+    stopped = torch.zeros_like(gradient, dtype=torch.bool)
+    # Units that rest at a bound and are pushed against it do not move: known before anything is solved.
+    push = gradient[:, -units:]
+    stopped[:, -units:] = ((state.expression <= 0) & (push > 0)) | ((state.expression >= 1) & (push < 0))
+    for _ in range(2):
+        step = _solve_with_held(matrix, gradient, held, stopped)
+        target = state.expression + step[:, -units:]
+        inside = target.clamp(0, 1)
+        leaves = (target != inside) & ~stopped[:, -units:]
+        if not bool(leaves.any()):
+            break
+        held[:, -units:] = torch.where(leaves, inside - state.expression, held[:, -units:])
+        stopped[:, -units:] |= leaves
+    return step
+
+
+def _solve_with_held(matrix: Tensor, gradient: Tensor, held: Tensor, stopped: Tensor) -> Tensor:
+    """Solve ``matrix · step = -gradient`` where the ``stopped`` entries of the step are given by ``held``."""
+    right = -gradient - (matrix @ held[..., None]).squeeze(-1)
+    free = (~stopped).to(matrix.dtype)
+    reduced = matrix * (free[:, :, None] * free[:, None, :])
+    reduced.diagonal(dim1=1, dim2=2).add_(1 - free)
+    return torch.where(stopped, held, _solve(reduced, right * free))
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):  # a prior of exclusive units outweighed the data: add to the diagonal what it lacks
+        lift = matrix.diagonal(dim1=1, dim2=2).mean(-1) * (failed > 0)
+        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
+        factor, _ = torch.linalg.cholesky_ex(matrix + lift[:, None, None] * eye)
+    return torch.cholesky_solve(right[..., None], factor).squeeze(-1)
+
+
+def _move(problem: Problem, state: FitState, step: Tensor, rigid: bool) -> FitState:
+    rotation = axis_angle_to_matrix(step[:, :3]) @ state.rotation
+    translation = state.translation + step[:, 3:6]
+    if rigid:
+        return replace(state, rotation=rotation, translation=translation)
+    units = state.expression.shape[1]
+    expression = state.expression + step[:, -units:]
+    if problem.bounded:
+        expression = expression.clamp(0, 1)
+    shape = state.shape
+    if not problem.fixed_shape:
+        shape = shape + step[:, 6 : 6 + shape.shape[1]]
+    return FitState(rotation, translation, shape, expression)
+
+
+def _choose_seen(mask: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
+    chosen = {}
+    for item in fields(Evaluation):
+        a, b = getattr(new, item.name), getattr(old, item.name)
+        shared = len(a) != len(mask)  # directions that all faces have in common
+        chosen[item.name] = a if shared else torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b)
+    return Evaluation(**chosen)
