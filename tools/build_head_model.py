@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("flame_model/open_head.npz"))
     parser.add_argument("--samples", type=int, default=1200)
-    parser.add_argument("--components", type=int, default=100)
+    parser.add_argument("--components", type=int, default=120)
     parser.add_argument("--seed", type=int, default=20)
     options = parser.parse_args()
     arrays = build(options.samples, options.components, options.seed)

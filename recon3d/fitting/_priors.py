@@ -40,7 +40,7 @@ class PriorSettings:
     """
 
     identity: float = 1.0
-    sparsity: float = 1.0
+    sparsity: float = 2.0
     ridge: float = 2.0
     exclusive: float = 4.0
     symmetry: float = 4.0

@@ -1,14 +1,16 @@
 """Residuals of a batch of faces and their normal equations.
 
-The exact Gauss-Newton matrix costs one product of a 1,000 × 180 Jacobian with itself a face and step, which
-is most of the time. Instead the landmarks are put into a few groups, and within a group the 3 × 3 matrix that
-carries projection and robust weight is replaced by its mean. Then the matrix of identity and expression is a
-sum of a few matrices computed once for the head. The gradient stays exact, so the solution is the same; only
-the path to it differs.
+The exact Gauss-Newton matrix costs one product of a 1,000 × 140 Jacobian with itself a face and step, which
+would be nearly all of the time. Instead the landmarks are put into groups, and within a group the 3 × 3 matrix
+that carries projection and robust weight is replaced by its mean. Then every entry of the matrix is a fixed
+linear function of those few 3 × 3 matrices, so that the matrices of a whole batch are one product with a table
+computed once for the head. The table's pose columns are those of the mean head. The gradient stays exact, so the
+solution is the same; only the path to it is a little longer.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +20,12 @@ from recon3d.fitting._basis import LandmarkBasis, slide_jaw
 from recon3d.fitting._state import FitState
 from recon3d.fitting._terms import landmark_pairs, landmark_weights
 
-#: Groups of single landmarks; pairs of landmarks form one more group of each kind.
-_GROUPS = 8
+#: Groups of single landmarks, and of pairs.
+_GROUPS, _PAIR_GROUPS = 24, 6
 #: Entries of a symmetric 3 × 3 matrix.
 _UPPER = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+#: Where the nine entries of the full matrix stand among them.
+_FULL = [0, 3, 4, 3, 1, 5, 4, 5, 2]
 #: Points nearer to the camera than this (m) are held there while they are projected.
 _NEAR = 1e-2
 
@@ -36,9 +40,9 @@ class Structure:
         second: (M,) ... and their partners.
         weights: (L,) weight of each residual.
         group: (L,) group of each residual.
-        rows: (L, 3, P) directions of the landmarks, and differences of directions for the pairs.
-        products: (G · 6, P · P): for each group and entry of a symmetric 3 × 3 matrix the weighted sum
-            of outer products of ``rows``.
+        mass: (G,) sum of the weights of each group.
+        table: (6 G, (6 + P)²) for each group, and entry of a symmetric 3 × 3 matrix, what that entry adds
+            to the matrix of the normal equations (rotation and translation in head axes first).
     """
 
     basis: LandmarkBasis
@@ -46,25 +50,27 @@ class Structure:
     second: Tensor
     weights: Tensor
     group: Tensor
-    rows: Tensor
-    products: Tensor
+    mass: Tensor
+    table: Tensor
 
     @staticmethod
     def of(basis: LandmarkBasis, kind: str) -> Structure:
-        """Group the landmarks of ``kind`` and precompute their products."""
+        """Group the landmarks of ``kind`` and compute the table."""
         first, second, pair_weights = landmark_pairs(kind)
         weights = torch.cat([landmark_weights(kind), pair_weights])
-        rows = torch.cat([basis.directions, basis.directions[first] - basis.directions[second]])
+        shift = torch.eye(3).expand(len(basis.template), 3, 3)
+        single = torch.cat([_spin(basis.template), shift, basis.directions], dim=-1)
+        rows = torch.cat([single, single[first] - single[second]])  # (L, 3, 6 + P)
         middles = (basis.template[first] + basis.template[second]) / 2
-        group = torch.cat([_cluster(basis.template, _GROUPS), _GROUPS + _cluster(middles, 3)])
-        count = int(group.max()) + 1
-        products = []
-        for g in range(count):
+        group = torch.cat([_cluster(basis.template, _GROUPS), _GROUPS + _cluster(middles, _PAIR_GROUPS)])
+        table = []
+        for g in range(_GROUPS + _PAIR_GROUPS):
             part = rows[group == g] * weights[group == g].sqrt()[:, None, None]
             for i, j in _UPPER:
                 product = part[:, i].mT @ part[:, j]
-                products.append(product if i == j else product + product.mT)
-        return Structure(basis, first, second, weights, group, rows, torch.stack(products).flatten(1))
+                table.append(product if i == j else product + product.mT)
+        mass = torch.zeros(_GROUPS + _PAIR_GROUPS).index_add_(0, group, weights)
+        return Structure(basis, first, second, weights, group, mass, torch.stack(table).flatten(1))
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Evaluation:
     """Everything about one state that steps and decisions need.
 
     Attributes:
-        turned: (B, N, 3) landmarks after the rotation, m.
+        unposed: (B, N, 3) landmarks in head space, m.
         points: (B, N, 3) in camera space, m.
         residuals: (B, L, 2) standard deviations.
         weights: (B, L) robust weight times the residual's own.
@@ -80,7 +86,7 @@ class Evaluation:
         cost: (B,).
     """
 
-    turned: Tensor
+    unposed: Tensor
     points: Tensor
     residuals: Tensor
     weights: Tensor
@@ -111,24 +117,27 @@ class Problem:
         self.bounded = bounded
         self.fixed_shape = fixed_shape
         self.free = slice(self.basis.shapes if fixed_shape else 0, None)
-        size = self.basis.count
-        chosen = structure.products.view(-1, size, size)[:, self.free, self.free]
-        self._free_products = chosen.reshape(len(chosen), -1)
-        self._free_rows = structure.rows[..., self.free].reshape(-1, size - self.free.start)
+        self._tables = {rigid: self._table(rigid) for rigid in (True, False)}
+
+    def _table(self, rigid: bool) -> Tensor:
+        """The columns of the structure's table that belong to the unknowns which are solved for."""
+        size = 6 + self.basis.count
+        wanted = torch.arange(6) if rigid else torch.cat([torch.arange(6), torch.arange(size)[6:][self.free]])
+        table = self.structure.table.view(-1, size, size)
+        return table[:, wanted][:, :, wanted].flatten(1)
 
     def evaluate(self, state: FitState) -> Evaluation:
         """Project the head of ``state`` and compare it with the landmarks."""
         theta = torch.cat([state.shape, state.expression], dim=-1)
         unposed, directions = self._unposed(state, theta)
-        turned = unposed @ state.rotation.mT
-        points = turned + state.translation[:, None]
+        points = unposed @ state.rotation.mT + state.translation[:, None]
         off = (self._to_pixels(points) - self.pixels) / self.unit[:, None, None]
         pairs = off[:, self.structure.first] - off[:, self.structure.second]
         residuals = torch.cat([off, pairs], dim=1)
         squared = residuals.square().sum(-1)
         robust = self.limit / (self.limit + squared)  # Geman and McClure, 1987
         cost = 0.5 * ((robust * squared) @ self.structure.weights)
-        return Evaluation(turned, points, residuals, self.structure.weights * robust**2, directions, cost)
+        return Evaluation(unposed, points, residuals, self.structure.weights * robust**2, directions, cost)
 
     def _unposed(self, state: FitState, theta: Tensor) -> tuple[Tensor, Tensor]:
         basis = self.basis
@@ -144,59 +153,49 @@ class Problem:
         depth = points[..., 2:].clamp_min(_NEAR)
         return points[..., :2] / depth * self.focal[:, None, None] + self.principal[:, None]
 
-    def _projection(self, points: Tensor) -> Tensor:
-        """Derivative of the residuals to the camera-space points: (B, n, 2, 3) per metre."""
-        depth = points[..., 2].clamp_min(_NEAR)
-        scale = (self.focal / self.unit)[:, None] / depth
-        zero = torch.zeros_like(scale)
-        u, v = points[..., 0] / depth, points[..., 1] / depth
-        rows = torch.stack([scale, zero, -scale * u, zero, scale, -scale * v], dim=-1)
-        return rows.unflatten(-1, (2, 3))
-
     def gradient(self, state: FitState, seen: Evaluation, rigid: bool) -> Tensor:
-        """Exact gradient of the landmarks' cost: (B, 6) or (B, 6 + Q), rotation and translation first."""
+        """Exact gradient of the landmarks' cost: (B, 6) or (B, 6 + Q).
+
+        Rotation and translation come first, both as small motions in head axes.
+        """
         count = seen.points.shape[1]
         pull = seen.residuals * seen.weights[..., None]  # (B, L, 2)
         on_points = pull[:, :count].clone()
         on_points.index_add_(1, self.structure.first, pull[:, count:])
         on_points.index_add_(1, self.structure.second, -pull[:, count:])
-        force = (self._projection(seen.points).mT @ on_points[..., None]).squeeze(-1)  # (B, N, 3)
-        torque = torch.linalg.cross(seen.turned, force).sum(1)
-        parts = [torque, force.sum(1)]
+        scale, u, v = self._rays(seen.points)
+        along = on_points * scale[..., None]
+        depth = -(along[..., 0] * u + along[..., 1] * v)
+        force = torch.cat([along, depth[..., None]], dim=-1) @ state.rotation  # (B, N, 3), head axes
+        parts = [torch.linalg.cross(seen.unposed, force).sum(1), force.sum(1)]
         if not rigid:
-            in_head = force @ state.rotation
             directions = seen.directions[..., self.free]
             if len(directions) == 1:
-                parts.append(in_head.flatten(1) @ directions[0].flatten(0, 1))
+                parts.append(force.flatten(1) @ directions[0].flatten(0, 1))
             else:
-                parts.append(torch.einsum("bnk,bnkp->bp", in_head, directions))
+                parts.append(torch.einsum("bnk,bnkp->bp", force, directions))
         return torch.cat(parts, dim=-1)
 
     def matrix(self, state: FitState, seen: Evaluation, rigid: bool) -> Tensor:
         """Group-averaged Gauss-Newton matrix (B, 6, 6) or (B, 6 + Q, 6 + Q); positive semi-definite."""
         s = self.structure
         middles = (seen.points[:, s.first] + seen.points[:, s.second]) / 2
-        projection = self._projection(torch.cat([seen.points, middles], dim=1))  # (B, L, 2, 3)
-        single = (projection.mT @ projection) * seen.weights[..., None, None]
-        groups = int(s.group[-1]) + 1 if len(s.first) else _GROUPS
-        total = single.new_zeros(len(single), groups, 3, 3).index_add_(1, s.group, single)
-        mass = s.weights.new_zeros(groups).index_add_(0, s.group, s.weights)
-        mean = total / mass[:, None, None]  # (B, G, 3, 3), camera space
-        spin = _spin(torch.cat([seen.turned, seen.turned[:, s.first] - seen.turned[:, s.second]], dim=1))
-        shift = torch.eye(3).expand_as(spin) * (torch.arange(spin.shape[1]) < seen.points.shape[1])[:, None, None]
-        rigid_rows = torch.cat([spin, shift], dim=-1)  # (B, L, 3, 6)
-        carried = (mean[:, s.group] * s.weights[:, None, None]) @ rigid_rows  # (B, L, 3, 6)
-        pose = torch.einsum("blki,blkj->bij", rigid_rows, carried)
-        if rigid:
-            return pose
-        in_head = (state.rotation.mT[:, None] @ carried).permute(0, 3, 1, 2).flatten(2)  # (B, 6, L · 3)
-        coupling = in_head @ self._free_rows  # (B, 6, Q)
-        turned_mean = state.rotation.mT[:, None] @ mean @ state.rotation[:, None]
-        entries = torch.stack([turned_mean[..., i, j] for i, j in _UPPER], dim=-1).flatten(1)
-        size = self._free_rows.shape[1]
-        linear = (entries @ self._free_products).view(-1, size, size)
-        top = torch.cat([pose, coupling], dim=2)
-        return torch.cat([top, torch.cat([coupling.mT, linear], dim=2)], dim=1)
+        scale, u, v = self._rays(torch.cat([seen.points, middles], dim=1))
+        # Aᵀ A of the projection A = scale · [[1, 0, -u], [0, 1, -v]], entry by entry, weighted
+        w = seen.weights * scale * scale
+        entries = torch.stack([w, w, w * (u * u + v * v), torch.zeros_like(w), -w * u, -w * v], dim=-1)
+        total = entries.new_zeros(len(w), len(s.mass), 6).index_add_(1, s.group, entries)
+        camera = (total / s.mass[:, None])[..., _FULL].unflatten(-1, (3, 3))
+        turned = state.rotation.mT[:, None] @ camera @ state.rotation[:, None]  # (B, G, 3, 3), head axes
+        upper = torch.stack([turned[..., i, j] for i, j in _UPPER], dim=-1).flatten(1)
+        table = self._tables[rigid]
+        size = math.isqrt(table.shape[1])
+        return (upper @ table).view(-1, size, size)
+
+    def _rays(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Residuals per metre across the view (B, n), and slopes u, v of the rays to camera-space points."""
+        depth = points[..., 2].clamp_min(_NEAR)
+        return (self.focal / self.unit)[:, None] / depth, points[..., 0] / depth, points[..., 1] / depth
 
     def quality(self, seen: Evaluation) -> tuple[Tensor, Tensor]:
         """Root mean square distance (B,) in face sizes, and the share (B,) of landmarks that fit."""

@@ -98,8 +98,9 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def _move(problem: Problem, state: FitState, step: Tensor, rigid: bool) -> FitState:
-    rotation = axis_angle_to_matrix(step[:, :3]) @ state.rotation
-    translation = state.translation + step[:, 3:6]
+    # The step's rotation and translation are small motions in head axes.
+    rotation = state.rotation @ axis_angle_to_matrix(step[:, :3])
+    translation = state.translation + torch.einsum("bij,bj->bi", state.rotation, step[:, 3:6])
     if rigid:
         return replace(state, rotation=rotation, translation=translation)
     units = state.expression.shape[1]

@@ -1,18 +1,35 @@
-"""A first guess of the expression from the face stage's scores, and how far to trust it."""
+"""A first guess of the expression from the face stage's scores, and how far to trust it.
+
+The score network was trained on other faces than the head's, so its scores are rescaled by what they
+turned out to be on renders of the head with known expressions (tools/calibrate_scores.py).
+"""
 
 from __future__ import annotations
+
+import json
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from recon3d.conventions import ARKIT_NAMES
+from recon3d.resources import resource_path
 
-#: Inverse variance of each score, by the start of the unit's name; the others say nothing that the landmarks
-#: do not say better.
-_CONFIDENCE: dict[str, float] = {}
+_CALIBRATION = "assets/score_calibration.json"
 
 
 def guess_from_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn scores (B, 52) of the face stage into an expression (B, 52) and its confidence (52,)."""
-    confidence = [next((c for p, c in _CONFIDENCE.items() if n.startswith(p)), 0.0) for n in ARKIT_NAMES]
-    return scores, torch.tensor(confidence, dtype=scores.dtype)
+    """Turn scores (B, 52) of the face stage into an expression (B, 52) in [0, 1] and its confidence (52,).
+
+    The confidence is an inverse variance; it is 0 for units of which the scores tell nothing.
+    """
+    rest, gain, confidence = _calibration()
+    return (gain * (scores - rest).clamp_min(0)).clamp(0, 1), confidence
+
+
+@lru_cache(maxsize=1)
+def _calibration() -> tuple[Tensor, Tensor, Tensor]:
+    units = json.loads(resource_path(_CALIBRATION).read_text())["units"]
+    columns = [[units[name][key] for name in ARKIT_NAMES] for key in ("rest", "gain", "confidence")]
+    rest, gain, confidence = torch.tensor(columns, dtype=torch.float32)
+    return rest, gain, confidence

@@ -36,10 +36,10 @@ class FitSettings:
     """
 
     shapes: int = 80
-    noise: float = 0.01
+    noise: float = 0.02
     outlier: float = 4.0
     rigid_steps: int = 4
-    steps: int = 8
+    steps: int = 10
     priors: PriorSettings = field(default_factory=PriorSettings)
 
 

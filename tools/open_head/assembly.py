@@ -26,6 +26,11 @@ _LAYOUT = {
 }
 
 
+#: The source's teeth are a broad placeholder that shows through the corners of a smile: made narrower, and set
+#: back (m).
+_TEETH_WIDTH, _TEETH_BACK = 0.88, 0.002
+
+
 @dataclass(frozen=True)
 class Assembly:
     """The head's topology, and how its vertices follow from MakeHuman's.
@@ -51,7 +56,10 @@ class Assembly:
 
     def geometry(self, points: Array) -> Array:
         """Positions of the head's vertices: (..., N, 3) source points to (..., V, 3)."""
-        parts = [points[..., self.copied, :]]
+        copied = points[..., self.copied, :].copy()
+        copied[..., self.piece[: len(self.copied)] == 2, :] *= [_TEETH_WIDTH, 1.0, 1.0]
+        copied[..., self.piece[: len(self.copied)] == 2, 2] -= _TEETH_BACK
+        parts = [copied]
         for eye in (LEFT_EYE, RIGHT_EYE):
             centre, radius = fit_spheres(points[..., eye, :])
             parts.append(centre[..., None, :] + radius[..., None, None] * self.eyeball.directions)

@@ -94,7 +94,16 @@ def _lips(source: Source, assembly: Assembly, inside_mouth: Mask) -> Mask:
     touched = assembly.triangles[(inside_mouth[assembly.triangles].sum(1) > 0)]
     mixed = touched[~inside_mouth[touched].all(1)]
     seam[mixed[inside_mouth[mixed]]] = True
-    return np.asarray(volume > 0.35 * volume.max()) | seam
+    for _ in range(2):  # the rim that a smile turns outward near the corners is lip as well
+        seam[assembly.triangles[seam[assembly.triangles].any(1)]] = True
+    return np.asarray(volume > 0.35 * volume.max()) | (seam & ~_deep(assembly, inside_mouth))
+
+
+def _deep(assembly: Assembly, inside_mouth: Mask) -> Mask:
+    """Vertices of the mouth's inside that are not on its rim."""
+    outside = np.zeros(len(inside_mouth), bool)
+    outside[assembly.triangles[~inside_mouth[assembly.triangles].all(1)]] = True
+    return inside_mouth & ~outside
 
 
 def _brows(assembly: Assembly, vertices: Array) -> Mask:
