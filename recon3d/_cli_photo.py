@@ -1,0 +1,197 @@
+"""``recon3d photo``: one photograph after another, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from recon3d._cli_report import Reporter, explain
+from recon3d._results import PHOTO_FORMATS, FolderNames, check_formats, write_outputs
+from recon3d.errors import Recon3DError, UsageError
+from recon3d.files import make_folder
+
+if TYPE_CHECKING:
+    from recon3d.media.image import Photo
+    from recon3d.pipeline import FittedFace, Reconstructor
+
+
+@dataclass(frozen=True)
+class PhotoSettings:
+    """The options of the command.
+
+    Attributes:
+        out: Folder of the results.
+        formats: Of ``PHOTO_FORMATS``.
+        head: File of a head model, or None.
+        device: A torch device.
+        landmarks: The face source.
+        weights_dir: Folder of the face networks, or None.
+        max_faces: At most this many faces a photograph.
+        focal: Focal length, or None.
+        landmark_dots: Draw the landmarks over the overlay.
+    """
+
+    out: Path
+    formats: Sequence[str]
+    head: Path | None
+    device: str
+    landmarks: Literal["mediapipe", "fan"]
+    weights_dir: Path | None
+    max_faces: int
+    focal: Focal | None
+    landmark_dots: bool
+
+
+@dataclass(frozen=True)
+class Focal:
+    """A focal length: ``value`` in px, or in mm on 36 x 24 mm film."""
+
+    value: float
+    on_film: bool
+
+    @staticmethod
+    def parse(text: str) -> Focal:
+        """Read ``"1200"`` (px) or ``"50mm"``.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        on_film = text.strip().lower().endswith("mm")
+        try:
+            value = float(text.strip()[:-2] if on_film else text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"--focal {text!r}: pixels (1200) or mm on 35 mm film (50mm) are wanted")
+        return Focal(value, on_film)
+
+    def pixels(self, size: tuple[int, int]) -> float:
+        """Return it in px of a picture of ``size`` (w, h): the same diagonal angle of view."""
+        from recon3d.media._exif import FILM_DIAGONAL_MM
+
+        return self.value * math.hypot(*size) / FILM_DIAGONAL_MM if self.on_film else self.value
+
+
+class _NotReady(Exception):
+    """What every photograph needs could not be had; the cause says what."""
+
+
+class _Batch:
+    """The photographs of one command."""
+
+    def __init__(self, settings: PhotoSettings, reporter: Reporter) -> None:
+        self._settings, self._reporter = settings, reporter
+        self._names = FolderNames()
+        self._worker: Reconstructor | None = None
+
+    def run(self, inputs: Sequence[str]) -> int:
+        """Do all of them and return the exit status."""
+        from recon3d.media.image import iter_images
+
+        found = list(iter_images(inputs))
+        self._reporter.begin(len(found), "photos")
+        for k, (path, error) in enumerate(found):
+            try:
+                if error is not None:
+                    raise error
+                self._one(path)
+            except _NotReady as stop:
+                cause = stop.__cause__ or stop
+                self._reporter.say(explain(cause))
+                for other, _ in found[k:]:
+                    self._reporter.not_done(other, cause)
+                status = self._reporter.exit_status()
+                return 2 if isinstance(cause, UsageError) else status
+            except BrokenPipeError:
+                raise
+            except Exception as problem:  # a fault in one photograph must not stop the others
+                self._reporter.failed(path, problem)
+        return self._reporter.exit_status()
+
+    def _one(self, path: Path) -> None:
+        from recon3d.media.image import read_image
+
+        begun = time.perf_counter()
+        stem = self._names.claim(path)
+        photo = read_image(path)
+        worker = self._ready()
+        focal = self._settings.focal
+        faces = worker.fit(photo, focal=focal.pixels(photo.size) if focal else None)
+        outputs = self._write(worker, faces, photo, stem)
+        seconds = round(time.perf_counter() - begun, 3)
+        self._reporter.done(path, _sentence(path, outputs), **_facts(faces, outputs), seconds=seconds)
+
+    def _ready(self) -> Reconstructor:
+        """Return the one reconstructor, made for the first photograph that can be read.
+
+        Raises:
+            _NotReady: It cannot be made, or the results have nowhere to go: no photograph can be done.
+        """
+        if self._worker is None:
+            settings = self._settings
+            try:
+                make_folder(settings.out)
+                from recon3d.pipeline import Reconstructor
+
+                worker = Reconstructor(
+                    head=settings.head,
+                    landmarks=settings.landmarks,
+                    weights_dir=settings.weights_dir,
+                    max_faces=settings.max_faces,
+                    device=settings.device,
+                    quiet=self._reporter.quiet,
+                )
+                worker.prepare()
+            except Recon3DError as error:
+                raise _NotReady from error
+            self._worker = worker
+        return self._worker
+
+    def _write(
+        self, worker: Reconstructor, faces: Sequence[FittedFace], photo: Photo, stem: str
+    ) -> list[list[Path]]:
+        settings = self._settings
+        return write_outputs(
+            [face.capture for face in faces],
+            worker.head,
+            photo,
+            settings.out,
+            stem,
+            settings.formats,
+            landmark_dots=settings.landmark_dots,
+        )
+
+
+def run_photo(inputs: Sequence[str], settings: PhotoSettings, reporter: Reporter) -> int:
+    """Do the photographs and return the exit status.
+
+    Raises:
+        UsageError: A format is none of a photograph's.
+    """
+    check_formats(settings.formats, PHOTO_FORMATS)
+    return _Batch(settings, reporter).run(inputs)
+
+
+def _sentence(path: Path, outputs: Sequence[Sequence[Path]]) -> str:
+    from recon3d.media._open import shown
+
+    folders = ", ".join(shown(files[0].parent) for files in outputs)
+    return f"{shown(path)} -> {folders}"
+
+
+def _facts(faces: Sequence[FittedFace], outputs: Sequence[Sequence[Path]]) -> dict[str, Any]:
+    described = [
+        {
+            "folder": str(files[0].parent),
+            "box": [round(float(v), 1) for v in face.capture.box[0]],
+            "score": round(float(face.capture.score[0]), 4),
+            "residual": round(face.residual, 5),
+            "inliers": round(face.inliers, 3),
+        }
+        for face, files in zip(faces, outputs, strict=True)
+    ]
+    return {"outputs": [str(file) for files in outputs for file in files], "faces": described}
