@@ -73,7 +73,9 @@ def _apply_alignment(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("flame_model/open_head.npz"))
     parser.add_argument("--samples", type=int, default=1200)
     parser.add_argument("--components", type=int, default=120)

@@ -1,9 +1,10 @@
-"""Measures how far the face stage's scores can be believed, on renders of the open head with known expressions.
+"""Measures how far to believe the face stage's scores, on renders of the open head with known expressions.
 
     python tools/calibrate_scores.py --take TAKE.csv [--renders 1000]
 
-Writes assets/score_calibration.json: for every ARKit unit a rest value, a gain, and the inverse variance of the
-calibrated score as an observation of the unit. TAKE.csv is a Live Link Face recording, for natural expressions.
+Writes assets/score_calibration.json: for every ARKit unit a rest value, a gain, and the inverse variance of
+the calibrated score as an observation of the unit. TAKE.csv is a Live Link Face recording, for natural
+expressions.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def calibrate(scores: Floats, truth: Floats) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--take", type=Path, required=True)
     parser.add_argument("--renders", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
@@ -121,7 +124,12 @@ def main() -> None:
             scores.append(found.astype(np.float64))
             truth.append(expression)
     table = calibrate(np.array(scores), np.array(truth))
-    document = {"format": "recon3d-score-calibration/1", "head": head.id, "renders": len(scores), "units": table}
+    document = {
+        "format": "recon3d-score-calibration/1",
+        "head": head.id,
+        "renders": len(scores),
+        "units": table,
+    }
     with atomic_path(options.out) as path:
         path.write_text(json.dumps(document, indent=1) + "\n")
     used = sum(unit["gain"] > 0 for unit in table.values())

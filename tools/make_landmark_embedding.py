@@ -20,7 +20,9 @@ from recon3d.head.embedding import embed_landmarks, ibug68
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("head", type=Path, nargs="?", default=Path("flame_model/open_head.npz"))
     parser.add_argument("--renders", type=int, default=160)
     parser.add_argument("--seed", type=int, default=0)
@@ -36,10 +38,11 @@ def main() -> None:
         arrays[f"lmk_{name}_triangle"] = embedding.triangle.numpy().astype(np.int32)
         arrays[f"lmk_{name}_barycentric"] = embedding.barycentric.numpy()
     with atomic_path(options.head) as path:
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(path, **arrays)
     spread = result.spread * 1e3
     print(
-        f"{options.head}: 478 landmarks from {result.renders} renders; spread median {np.median(spread):.2f} mm, "
+        f"{options.head}: 478 landmarks from {result.renders} renders; "
+        f"spread median {np.median(spread):.2f} mm, "
         f"90th percentile {np.percentile(spread, 90):.2f} mm, worst {spread.max():.2f} mm"
     )
 

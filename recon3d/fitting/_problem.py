@@ -1,11 +1,11 @@
 """Residuals of a batch of faces and their normal equations.
 
-The exact Gauss-Newton matrix costs one product of a 1,000 × 140 Jacobian with itself a face and step, which
-would be nearly all of the time. Instead the landmarks are put into groups, and within a group the 3 × 3 matrix
-that carries projection and robust weight is replaced by its mean. Then every entry of the matrix is a fixed
-linear function of those few 3 × 3 matrices, so that the matrices of a whole batch are one product with a table
-computed once for the head. The table's pose columns are those of the mean head. The gradient stays exact, so the
-solution is the same; only the path to it is a little longer.
+The exact Gauss-Newton matrix costs one product of a 1,000 × 140 Jacobian with itself a face and step,
+which would be nearly all of the time. Instead the landmarks are put into groups, and within a group the
+3 × 3 matrix that carries projection and robust weight is replaced by its mean. Then every entry of the matrix
+is a fixed linear function of those few 3 × 3 matrices, so that the matrices of a whole batch are one product
+with a table computed once for the head. The table's pose columns are those of the mean head. The gradient
+stays exact, so the solution is the same; only the path to it is a little longer.
 """
 
 from __future__ import annotations

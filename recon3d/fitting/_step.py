@@ -90,7 +90,9 @@ def _solve_with_held(matrix: Tensor, gradient: Tensor, held: Tensor, stopped: Te
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if bool(failed.any()):  # a prior of exclusive units outweighed the data: add to the diagonal what it lacks
+    if bool(
+        failed.any()
+    ):  # a prior of exclusive units outweighed the data: add to the diagonal what it lacks
         lift = matrix.diagonal(dim1=1, dim2=2).mean(-1) * (failed > 0)
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
         factor, _ = torch.linalg.cholesky_ex(matrix + lift[:, None, None] * eye)

@@ -125,6 +125,8 @@ class LandmarkSolver:
         zero = pixels.new_zeros(batch, self.basis.shapes)
         if shape is not None:
             zero = shape.expand(batch, -1)[:, : self.basis.shapes]
-            points = points + torch.einsum("nks,bs->bnk", self.basis.directions[..., : self.basis.shapes], zero)
+            points = points + torch.einsum(
+                "nks,bs->bnk", self.basis.directions[..., : self.basis.shapes], zero
+            )
         rotation, translation = starting_pose(points, pixels, focal, principal)
         return FitState(rotation, translation, zero, pixels.new_zeros(batch, units))

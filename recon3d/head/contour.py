@@ -1,10 +1,10 @@
 """The jaw line of the 68 landmarks, which is the silhouette's and slides over the surface with the view.
 
 Each jaw point gets a line of surface points that runs from the middle of the face outward to where the point
-sits in a frontal view. Seen from any side, the point is the one of its line that reaches furthest outward in the
-picture: on the near side the end of the line, on the far side the silhouette. This is the landmark marching
-of X. Zhu, Z. Lei, J. Yan, D. Yi, S. Z. Li, "High-fidelity pose and expression normalization for face
-recognition in the wild", CVPR 2015.
+sits in a frontal view. Seen from any side, the point is the one of its line that reaches furthest outward in
+the picture: on the near side the end of the line, on the far side the silhouette. This is landmark marching
+(X. Zhu, Z. Lei, J. Yan, D. Yi, S. Z. Li, "High-fidelity pose and expression normalization for face
+recognition in the wild", CVPR 2015).
 """
 
 from __future__ import annotations
@@ -34,12 +34,18 @@ def contour_lines(head: HeadModel, sparse: LandmarkEmbedding) -> LandmarkEmbeddi
     jaw, middle = points[:JAW_POINTS], points[[33, 51, 57]].mean(0)
     # Toward the chin the lines start below the mouth, so that no line crosses the lips.
     low = np.clip((middle[1] - jaw[:, 1]) / (middle[1] - jaw[:, 1].min()), 0, 1)[:, None]
-    inner = np.stack([0.35 * jaw[:, 0], 0.6 * jaw[:, 1] + 0.4 * middle[1], np.full(JAW_POINTS, middle[2])], -1)
+    inner = np.stack(
+        [0.35 * jaw[:, 0], 0.6 * jaw[:, 1] + 0.4 * middle[1], np.full(JAW_POINTS, middle[2])], -1
+    )
     chin = points[57] + (points[8] - points[57]) * 0.6
-    inner = inner * (1 - low) + low * np.stack([0.4 * jaw[:, 0], np.full(17, chin[1]), np.full(17, chin[2])], -1)
+    inner = inner * (1 - low) + low * np.stack(
+        [0.4 * jaw[:, 0], np.full(17, chin[1]), np.full(17, chin[2])], -1
+    )
     share = np.linspace(0, 1, LINE_POINTS)[None, :, None]
     straight = inner[:, None] * (1 - share) + jaw[:, None] * share
-    straight[..., 2] += 0.03 * (1 - share[..., 0])  # in front of the skin, so that the nearest is the outer skin
+    straight[..., 2] += 0.03 * (
+        1 - share[..., 0]
+    )  # in front of the skin, so that the nearest is the outer skin
     triangles = torch.tensor(np.flatnonzero(_front(head)[head.faces.numpy()].all(1)))
     return closest_on_surface(head, straight.reshape(-1, 3), triangles)
 

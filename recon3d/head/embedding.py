@@ -51,7 +51,9 @@ class EmbeddingResult:
     """Renders on which the detector found the face."""
 
 
-def embed_landmarks(head: HeadModel, source: FaceSource, *, renders: int = 96, seed: int = 0) -> EmbeddingResult:
+def embed_landmarks(
+    head: HeadModel, source: FaceSource, *, renders: int = 96, seed: int = 0
+) -> EmbeddingResult:
     """Place the 478 dense landmarks on ``head``.
 
     Args:
@@ -70,7 +72,9 @@ def embed_landmarks(head: HeadModel, source: FaceSource, *, renders: int = 96, s
         if reading is not None:
             readings.append(reading)
     if len(readings) < max(4, renders // 4):
-        raise NoFaceError(f"{head.name}: the detector found a face on only {len(readings)} of {renders} renders")
+        raise NoFaceError(
+            f"{head.name}: the detector found a face on only {len(readings)} of {renders} renders"
+        )
     points = np.stack(readings)
     middle = _geometric_median(points)
     spread = np.median(np.linalg.norm(points - middle, axis=-1), axis=0)
@@ -115,7 +119,7 @@ def _opened(head: HeadModel) -> Tensor:
 
 
 def reference_surface(head: HeadModel) -> Tensor:
-    """(V, 3) the surface on which readings are averaged: with open lips, so that upper and lower stay apart."""
+    """(V, 3) the surface on which readings are averaged: lips open, so that upper and lower stay apart."""
     return head.unposed(torch.zeros(1, head.num_shape), _opened(head))[0]
 
 

@@ -26,8 +26,8 @@ _LAYOUT = {
 }
 
 
-#: The source's teeth are a broad placeholder that shows through the corners of a smile: made narrower, and set
-#: back (m).
+#: The source's teeth are a broad placeholder that shows through the corners of a smile: made narrower, and
+#: set back (m).
 _TEETH_WIDTH, _TEETH_BACK = 0.88, 0.002
 
 
@@ -71,7 +71,7 @@ def assemble(source: Source) -> Assembly:
     bones = list(source.bone_weights)
     head_weight = np.sum([source.bone_weights[b] for b in bones[bones.index("neck01") :]], axis=0)
     above = _above_the_neck_loop(source, head_weight)
-    groups = {"body": above[source.quads["body"]].all(1)}
+    groups: dict[str, Mask] = {"body": np.asarray(above[source.quads["body"]]).all(axis=1)}
     for extra in ("helper-tongue", "helper-upper-teeth", "helper-lower-teeth"):
         groups[extra] = np.ones(len(source.quads[extra]), bool)
     copied = np.concatenate([np.unique(source.quads[g][keep]) for g, keep in groups.items()])
@@ -79,7 +79,9 @@ def assemble(source: Source) -> Assembly:
     new_index[copied] = np.arange(len(copied))
     islands = _texture_islands(source, groups["body"])
 
-    triangles, faces_uv, uv = [], [], []
+    triangles: list[Index] = []
+    faces_uv: list[Index] = []
+    uv: list[Array] = []
     inside = {}
     for group, keep in groups.items():
         quads, quads_uv = source.quads[group][keep], source.quads_uv[group][keep]
@@ -87,7 +89,9 @@ def assemble(source: Source) -> Assembly:
         for name, chosen in split.items():
             placed, indices = _place(source.uv, quads_uv[chosen], _LAYOUT[name])
             triangles.append(_triangulate(new_index[quads[chosen]], source.vertices[quads[chosen]]))
-            faces_uv.append(_triangulate(indices + sum(map(len, uv)), source.vertices[quads[chosen]]))
+            faces_uv.append(
+                _triangulate(indices + sum(len(points) for points in uv), source.vertices[quads[chosen]])
+            )
             uv.append(placed)
             inside[name] = np.unique(new_index[quads[chosen]])
     eyeball = make_eyeball()
@@ -95,7 +99,7 @@ def assemble(source: Source) -> Assembly:
         offset = len(copied) + k * len(eyeball.directions)
         placed, indices = _eye_layout(eyeball, _LAYOUT[name])
         triangles.append(eyeball.triangles + offset)
-        faces_uv.append(indices + sum(map(len, uv)))
+        faces_uv.append(indices + sum(len(points) for points in uv))
         uv.append(placed)
     body = copied < BODY.stop
     piece = np.concatenate(

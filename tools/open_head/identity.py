@@ -47,9 +47,9 @@ def mirrored(points: Array, mirror: Index) -> Array:
     return points[..., mirror, :] * np.array([-1.0, 1.0, 1.0])
 
 
-def learn_identity(heads: Array, joints: Array, mirror: Index, weight: Array, components: int) -> tuple[
-    Array, Array, Array, float
-]:
+def learn_identity(
+    heads: Array, joints: Array, mirror: Index, weight: Array, components: int
+) -> tuple[Array, Array, Array, float]:
     """Align the heads, and find mean and principal components of them and their mirror images.
 
     Because each head stands beside its mirror image, the mean is symmetric and every component is

@@ -25,9 +25,7 @@ _COLORS = {
 def _influence(source: Source, assembly: Assembly, *stems: str) -> Array:
     """Largest displacement (V,) m of each vertex under the local changes whose name starts so."""
     labels = [str(x).split(":")[-1] for x in source.model.blendshape_labels]
-    rows = [
-        i for i, x in enumerate(labels) if (x[2:] if x[:2] in ("l-", "r-") else x).startswith(stems)
-    ]
+    rows = [i for i, x in enumerate(labels) if (x[2:] if x[:2] in ("l-", "r-") else x).startswith(stems)]
     if not rows:
         raise RuntimeError(f"no change of the source starts with {stems}")
     moved = np.zeros(len(assembly.piece))

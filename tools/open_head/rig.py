@@ -56,7 +56,7 @@ def joint_regressor(heads: Array, joints: Array, assembly: Assembly) -> Array:
         # The rings are not evenly spaced: the middle of both poles is the centre.
         ball = np.flatnonzero(assembly.piece == piece)
         regressor[joint, [ball[0], ball[-1]]] = 0.5
-    skin = np.flatnonzero((assembly.piece == 0))
+    skin = np.flatnonzero(assembly.piece == 0)
     for joint, k in ((GLOBAL, 0), (NECK, 1), (JAW, 2)):
         regressor[joint] = _regress(heads, joints[:, k], skin, assembly.mirror)
     return regressor

@@ -25,7 +25,5 @@ def _raw_unit(source: Source, assembly: Assembly, name: str, eye_radius: float) 
     for direction in UNIT_ANGLES:
         for side, piece in (("Left", 3), ("Right", 4)):
             if name == f"eyeLook{direction}{side}":
-                offsets[assembly.piece == piece] = gaze_offsets(
-                    assembly.eyeball, eye_radius, side, direction
-                )
+                offsets[assembly.piece == piece] = gaze_offsets(assembly.eyeball, eye_radius, side, direction)
     return offsets
