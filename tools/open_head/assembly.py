@@ -71,7 +71,7 @@ def assemble(source: Source) -> Assembly:
     bones = list(source.bone_weights)
     head_weight = np.sum([source.bone_weights[b] for b in bones[bones.index("neck01") :]], axis=0)
     above = _above_the_neck_loop(source, head_weight)
-    groups: dict[str, Mask] = {"body": np.asarray(above[source.quads["body"]]).all(axis=1)}
+    groups: dict[str, Mask] = {"body": np.asarray(above[source.quads["body"]].all(1), dtype=bool)}
     for extra in ("helper-tongue", "helper-upper-teeth", "helper-lower-teeth"):
         groups[extra] = np.ones(len(source.quads[extra]), bool)
     copied = np.concatenate([np.unique(source.quads[g][keep]) for g, keep in groups.items()])
