@@ -117,3 +117,13 @@ def test_a_head_outside_the_picture_keeps_its_colours() -> None:
             halves(), *_args((verts + torch.tensor(offset), faces, uv, faces_uv)), size=64, colors=colors
         )
         assert np.abs(texture.astype(int) - 128).max() <= 1
+
+
+def test_a_layout_that_has_changed_is_laid_out_anew() -> None:
+    verts, faces, uv, faces_uv = globe()
+    first = unwrap(halves(), *_args((verts, faces, uv, faces_uv)), size=128)
+    np.testing.assert_array_equal(unwrap(halves(), *_args((verts, faces, uv, faces_uv)), size=128), first)
+    uv[:, 0] = 1 - uv[:, 0]  # the same tensor: the texture is mirrored
+    mirrored = unwrap(halves(), *_args((verts, faces, uv, faces_uv)), size=128)[:, ::-1]
+    assert (np.abs(mirrored.astype(int) - first).max(axis=2) <= 2).mean() > 0.99
+    assert unwrap(halves(), *_args(globe()), size=127).shape == (127, 127, 3)

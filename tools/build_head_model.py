@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from open_head.assembly import assemble
-from open_head.eyes import fit_spheres
 from open_head.identity import learn_identity, sample_heads
 from open_head.regions import paint, region_masks
 from open_head.rig import joint_regressor, skinning_weights
-from open_head.source import LEFT_EYE, load_source
+from open_head.source import load_source
 from open_head.units import unit_basis
 
 from recon3d.conventions import ARKIT_NAMES
@@ -37,7 +36,8 @@ def build(samples: int, components: int, seed: int) -> dict[str, npt.NDArray[Any
     importance = np.where(regions["face"] | regions["lips"] | regions["eyelids"], 4.0, 0.5)
     importance = np.where(regions["neck"] | regions["ears"] | (assembly.piece > 0), 0.1, importance)
     mean, basis, aligned, held = learn_identity(heads, joints, assembly.mirror, importance, components)
-    eye_radius = float(fit_spheres(source.vertices[LEFT_EYE])[1])
+    ball = mean[assembly.piece == 3]
+    eye_radius = float(np.linalg.norm(ball[0] - ball[-1])) / 2  # from pole to pole
     expressions = unit_basis(source, assembly, eye_radius)
     eye = mean[assembly.piece == 3].mean(0)
     origin = np.array([0.0, eye[1] - 0.02, eye[2] - 0.075])  # between the ears, as FLAME has it

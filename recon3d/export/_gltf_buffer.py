@@ -46,7 +46,7 @@ class GltfBuffer:
         # The type's highest value is the primitive restart marker, so it may not occur.
         kind = np.uint16 if faces.max(initial=0) < 0xFFFF else np.uint32
         flat = faces.astype(kind).reshape(-1)
-        return self._accessor(flat, self.view(flat.tobytes(), ELEMENT_ARRAY_BUFFER), bounds=True)
+        return self._accessor(flat, self.view(flat.tobytes(), ELEMENT_ARRAY_BUFFER), flat)
 
     def vertices(
         self, values: npt.NDArray[Any], *, bounds: bool = False, normalized: bool | None = None
@@ -54,26 +54,27 @@ class GltfBuffer:
         """Add a vertex attribute (N,) or (N, C); return the accessor. A row must fill whole words."""
         rows = np.ascontiguousarray(values)
         view = self.view(rows.tobytes(), ARRAY_BUFFER)
-        return self._accessor(rows, view, bounds=bounds, normalized=normalized)
+        return self._accessor(rows, view, rows if bounds else None, normalized=normalized)
 
     def plain(self, values: npt.NDArray[Any], *, bounds: bool = False) -> int:
         """Add values that are no vertex attributes (matrices, key frames); return the accessor."""
         rows = np.ascontiguousarray(values)
-        return self._accessor(rows, self.view(rows.tobytes()), bounds=bounds)
+        return self._accessor(rows, self.view(rows.tobytes()), rows if bounds else None)
 
     def offsets(self, values: npt.NDArray[np.float32], *, bounds: bool, tiny: float) -> int:
         """Add the (N, 3) offsets of a morph target, sparse where that is smaller; return the accessor.
 
         Offsets shorter than ``tiny`` in each component become zero.
         """
-        moved = np.flatnonzero(np.abs(values).max(axis=1) > tiny)
+        beyond = np.abs(values) > tiny
+        moved = np.flatnonzero(beyond[:, 0] | beyond[:, 1] | beyond[:, 2])
         kind = np.uint16 if len(values) <= 0xFFFF else np.uint32
         if len(moved) * (values.itemsize * 3 + kind().itemsize) >= values.nbytes:
             return self.vertices(values, bounds=bounds)
-        kept = np.zeros_like(values)
-        kept[moved] = values[moved]
-        # Without a view of its own the accessor starts from zeros.
-        number = self._accessor(kept, None, bounds=bounds)
+        kept = values[moved]
+        # Without a view of its own the accessor starts from zeros: there is one, for not all have moved.
+        extremes = np.concatenate([kept, np.zeros_like(values[:1])]) if bounds else None
+        number = self._accessor(values, None, extremes)
         if len(moved):
             self.accessors[number].sparse = Sparse(
                 count=len(moved),
@@ -81,7 +82,7 @@ class GltfBuffer:
                     bufferView=self.view(moved.astype(kind).tobytes()),
                     componentType=_COMPONENTS[np.dtype(kind)],
                 ),
-                values=AccessorSparseValues(bufferView=self.view(kept[moved].tobytes())),
+                values=AccessorSparseValues(bufferView=self.view(kept.tobytes())),
             )
         return number
 
@@ -97,11 +98,12 @@ class GltfBuffer:
         self,
         rows: npt.NDArray[Any],
         view: int | None,
+        extremes: npt.NDArray[Any] | None,
         *,
-        bounds: bool,
         normalized: bool | None = None,
     ) -> int:
-        flat = rows.reshape(len(rows), -1)
+        """Describe ``rows``; ``extremes`` are rows that hold their smallest and largest values."""
+        bounds = None if extremes is None else extremes.reshape(len(extremes), -1)
         self.accessors.append(
             Accessor(
                 bufferView=view,
@@ -109,9 +111,9 @@ class GltfBuffer:
                 componentType=_COMPONENTS[rows.dtype],
                 normalized=normalized,
                 count=len(rows),
-                type=_TYPES[flat.shape[1]],
-                min=flat.min(axis=0).tolist() if bounds else None,
-                max=flat.max(axis=0).tolist() if bounds else None,
+                type=_TYPES[int(np.prod(rows.shape[1:]))],
+                min=None if bounds is None else bounds.min(axis=0).tolist(),
+                max=None if bounds is None else bounds.max(axis=0).tolist(),
             )
         )
         return len(self.accessors) - 1

@@ -48,6 +48,53 @@ def normals(vertices: Floats, head: HeadModel) -> Floats:
     from recon3d.render.shading import vertex_normals
 
     found = as_array(vertex_normals(torch.as_tensor(vertices).to(head.v_template), head.faces))
-    length = np.linalg.norm(found, axis=-1, keepdims=True)
+    return _unit(found, shortest=0.5)
+
+
+def normal_changes(neutral: Floats, offsets: Floats, head: HeadModel) -> Floats:
+    """Return how each unit turns the normals: (V, 3) m and (E, V, 3) m to (E, V, 3).
+
+    An offset moves a part of the face as a rule, so only the triangles around it are looked at.
+    """
+    units, count, _ = offsets.shape
+    faces = head.faces.cpu().numpy()
+    moved = (offsets[..., 0] != 0) | (offsets[..., 1] != 0) | (offsets[..., 2] != 0)
+    unit, face = np.nonzero(_touched(moved, faces))
+    turned = np.zeros((units, count), bool)
+    turned[unit[:, None], faces[face]] = True
+    unit, face = np.nonzero(_touched(turned, faces))
+    # All units as one mesh; a unit's vertices follow those of the one before.
+    corners = faces[face] + unit[:, None] * count
+    where = np.flatnonzero(turned)
+    after = _unit(_area_normals((neutral + offsets).reshape(-1, 3), corners, where), shortest=1e-12)
+    changes = np.zeros((units * count, 3), np.float32)
+    changes[where] = after - normals(neutral[None], head)[0][where % count]
+    return changes.reshape(offsets.shape)
+
+
+def _touched(vertices: npt.NDArray[np.bool_], faces: Integers) -> npt.NDArray[np.bool_]:
+    """Return (E, F) which triangles have one of the vertices (E, V) as a corner."""
+    touched: npt.NDArray[np.bool_] = vertices[:, faces[:, 0]]
+    return touched | vertices[:, faces[:, 1]] | vertices[:, faces[:, 2]]
+
+
+def _area_normals(vertices: Floats, faces: Integers, where: Integers) -> npt.NDArray[np.float64]:
+    """Return the sum of the triangles' normals, twice their area long, at the vertices ``where``: (n, 3).
+
+    As ``vertex_normals``, which is made for many shapes of the same triangles, and slow on many triangles.
+    """
+    x, y, z = np.ascontiguousarray(vertices.T, np.float64)
+    first, second, third = np.ascontiguousarray(faces.T)
+    ax, ay, az = (line[second] - line[first] for line in (x, y, z))
+    bx, by, bz = (line[third] - line[first] for line in (x, y, z))
+    corner = np.concatenate([first, second, third])
+    cross = (ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx)
+    sums = [np.bincount(corner, np.tile(part, 3), len(x))[where] for part in cross]
+    return np.stack(sums, axis=1)
+
+
+def _unit(vectors: npt.NDArray[np.floating], shortest: float) -> Floats:
+    """Return (..., 3) vectors with length 1; +Z for those not longer than ``shortest``."""
+    length = np.sqrt(np.einsum("...k,...k->...", vectors, vectors))[..., None]
     forward = np.array([0.0, 0.0, 1.0], np.float32)
-    return np.where(length > 0.5, found / np.maximum(length, 1e-9), forward).astype(np.float32)
+    return np.where(length > shortest, vectors / np.maximum(length, 1e-15), forward).astype(np.float32)

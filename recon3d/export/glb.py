@@ -32,7 +32,7 @@ from pygltflib import (
 
 from recon3d._version import __version__
 from recon3d.export._gltf_buffer import GltfBuffer
-from recon3d.export._mesh import SplitMesh, normals, split_seams
+from recon3d.export._mesh import SplitMesh, normal_changes, normals, split_seams
 from recon3d.export._still import Floats, Still, as_array, check_head, quaternion, still
 from recon3d.export.texture import Pixels, encode_jpeg
 from recon3d.files import atomic_path
@@ -158,13 +158,13 @@ def _influences(weights: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
 def _targets(buffer: GltfBuffer, head: HeadModel, frame: Still, split: SplitMesh) -> list[dict[str, int]]:
     """Add the morph targets: offsets of the vertices at full strength, and of their normals."""
     offsets = np.ascontiguousarray(as_array(head.exprdirs).transpose(2, 0, 1))  # (E, V, 3)
-    turned = normals(np.concatenate([frame.neutral[None], frame.neutral + offsets]), head)
+    turns = normal_changes(frame.neutral, offsets, head)
     return [
         {
-            "POSITION": buffer.offsets(offset[split.vertex], bounds=True, tiny=TINY_METRES),
-            "NORMAL": buffer.offsets((after - turned[0])[split.vertex], bounds=False, tiny=TINY_NORMAL),
+            "POSITION": buffer.offsets(offset, bounds=True, tiny=TINY_METRES),
+            "NORMAL": buffer.offsets(turn, bounds=False, tiny=TINY_NORMAL),
         }
-        for offset, after in zip(offsets, turned[1:], strict=True)
+        for offset, turn in zip(offsets[:, split.vertex], turns[:, split.vertex], strict=True)
     ]
 
 

@@ -28,7 +28,7 @@ def starting_pose(points: Tensor, pixels: Tensor, focal: Tensor, principal: Tens
     u, s, vt = torch.linalg.svd(solution.mT, full_matrices=False)  # rows: picture x, picture y
     rows = u @ vt  # (B, 2, 3): the nearest pair of perpendicular unit rows
     rotation = torch.cat([rows, torch.linalg.cross(rows[:, 0], rows[:, 1])[:, None]], dim=1)
-    scale = s.mean(-1)  # px per metre
+    scale = s.mean(-1).clamp_min(1e-3)  # px per metre; landmarks that all coincide have none
     depth = focal / scale
     centre = torch.cat([(mean2[:, 0] - principal) * (depth / focal)[:, None], depth[:, None]], dim=-1)
     return rotation, centre - torch.einsum("bij,bj->bi", rotation, mean3[:, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,23 @@ _PRIOR = 0.004
 
 @dataclass(frozen=True)
 class _Layout:
-    """The n texels that the UV layout covers: flat indices, and the surface points that they show."""
+    """The n texels that the UV layout covers: the surface points that they show, and where they go.
 
-    where: Tensor
+    Attributes:
+        triangle: (n,) int64.
+        weights: (n,3) barycentric.
+        quads: (m,4) int32, for each cell of 2×2 texels the covered ones among them; n where there is none.
+        area: (m,1) texels that the cell has: 4, less at the border of an odd size.
+        cover: (m,1) part of them that is covered.
+        source: (size²,) int32, what a texel shows: covered texel k, or n + the cell that it lies in.
+    """
+
     triangle: Tensor
     weights: Tensor
+    quads: Tensor
+    area: Tensor
+    cover: Tensor
+    source: Tensor
 
 
 def unwrap(
@@ -74,24 +87,49 @@ def unwrap(
         (size, size, 3) uint8.
     """
     verts = torch.as_tensor(vertices_cam).detach().float()
-    layout = _lay_out(torch.as_tensor(uv).float(), faces_uv, size)
+    layout = _lay_out(_bytes(torch.as_tensor(uv).float()), _bytes(faces_uv.long()), size)
     model = torch.as_tensor(CLAY if colors is None else colors).detach().float().expand_as(verts)
     is_skin = _largest_part(faces, len(verts)) if skin is None else torch.as_tensor(skin)
     carried = torch.cat((verts, _facing(verts, faces)[:, None], model, is_skin.float()[:, None]), dim=1)
     values = blend(carried[None], faces, layout.triangle, layout.weights)
     points, facing, own, skin_part = values[:, :3], values[:, 3], values[:, 4:7], values[:, 7:]
-    seen_part = _ramp(facing, *_GRAZING) * _unhidden(points, verts, faces, camera)
-    photo, inside = _sample(pixels, points, camera)
-    seen_part = (seen_part * inside)[:, None]
+    front = torch.nonzero(facing > _GRAZING[0]).squeeze(1)  # the camera cannot have seen the others
+    points = points.index_select(0, front)
+    part = _ramp(facing.index_select(0, front), *_GRAZING) * _unhidden(points, verts, faces, camera)
+    colour, inside = _sample(pixels, points, camera)
+    photo = torch.zeros_like(own).index_copy_(0, front, colour)
+    seen_part = torch.zeros_like(skin_part).index_copy_(0, front, (part * inside)[:, None])
     ratio = _continued_ratio(photo, own, (seen_part * skin_part)[:, 0], layout, faces, len(verts))
     tint = torch.lerp(torch.ones_like(model), ratio, is_skin.float()[:, None])
     unseen = own * blend(tint[None], faces, layout.triangle, layout.weights)
-    return _finish(torch.lerp(unseen, photo, seen_part), layout.where, size)
+    return _finish(torch.lerp(unseen, photo, seen_part), layout, size)
 
 
-def _lay_out(uv: Tensor, faces_uv: Tensor, size: int) -> _Layout:
-    flat = torch.stack((uv[:, 0] * size, (1 - uv[:, 1]) * size, torch.ones_like(uv[:, 0])), dim=1)
-    return _Layout(*seen(rasterize(flat[None], faces_uv, (size, size))))
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
+
+
+# A head's layout is the same for every photograph, and takes as long as all the rest. Kept by content, so
+# that it cannot be out of date; three, because textures have three sizes; tens of MB each, never changed.
+@lru_cache(maxsize=3)
+def _lay_out(uv: bytes, faces_uv: bytes, size: int) -> _Layout:
+    """Lay the texture out, from the bytes of (U,2) float32 and (F,3) int64."""
+    points = torch.from_numpy(np.frombuffer(uv, np.float32).reshape(-1, 2).copy())
+    corners = torch.from_numpy(np.frombuffer(faces_uv, np.int64).reshape(-1, 3).copy())
+    flat = torch.stack((points[:, 0] * size, (1 - points[:, 1]) * size, torch.ones(len(points))), dim=1)
+    where, triangle, weights = seen(rasterize(flat[None], corners, (size, size)))
+    count, half = len(where), (size + 1) // 2
+    texel = torch.full((2 * half, 2 * half), count, dtype=torch.int32)
+    row = where.div(size, rounding_mode="floor")
+    texel[row, where - row * size] = torch.arange(count, dtype=torch.int32)
+    quads = texel.reshape(half, 2, half, 2).transpose(1, 2).reshape(half * half, 4)
+    cell = torch.arange(half * half, dtype=torch.int32).reshape(half, half) + count
+    cell = cell.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    source = torch.where(texel < count, texel, cell)[:size, :size].reshape(-1)
+    side = torch.full((half,), 2.0)
+    side[-1] -= size % 2
+    area = (side[:, None] * side).reshape(-1, 1)
+    return _Layout(triangle, weights, quads, area, (quads < count).sum(1, keepdim=True) / area, source)
 
 
 def _facing(verts: Tensor, faces: Tensor) -> Tensor:
@@ -180,10 +218,11 @@ def _continued_ratio(
     # Hair, a beard, a collar: what is far from the typical ratio is continued less eagerly.
     odd = (ratio / typical.clamp_min(0.05) - 1).abs().amax(1)
     weight = part * (1 - odd).clamp_min(0.02)
-    share = (weight[:, None] * layout.weights[few]).reshape(-1)
+    share = weight[:, None] * layout.weights[few]
     corner = faces.index_select(0, layout.triangle[few]).reshape(-1)
-    row = torch.cat(((ratio - typical), torch.ones_like(weight)[:, None]), dim=1).repeat_interleave(3, dim=0)
-    total = torch.zeros(count, 4).index_add(0, corner, row * share[:, None])
+    row = torch.cat(((ratio - typical), torch.ones_like(weight)[:, None]), dim=1)
+    shares = (row[:, None] * share[:, :, None]).reshape(-1, 4)
+    total = torch.zeros(count, 4).index_add(0, corner, shares)
     sure = total[:, 3:] / total[:, 3].max()
     pull = total[:, :3] / total[:, 3:].clamp_min(1e-8) * sure
     return (_membrane(faces, sure[:, 0], pull) + typical).clamp(0.1, 3)
@@ -213,15 +252,15 @@ def _pyramid(level: Tensor) -> Tensor:
     return torch.lerp(spread[..., :height, :width], filled, (weight * 4).clamp(0, 1))
 
 
-def _finish(texels: Tensor, where: Tensor, size: int) -> Pixels:
+def _finish(texels: Tensor, layout: _Layout, size: int) -> Pixels:
     """Put the texels (n,3) into the texture, and continue them into the gaps of the layout."""
-    texels = texels.clamp(0, 1)
-    canvas = torch.zeros(size * size, 4).index_copy_(0, where, F.pad(texels, (0, 1), value=1.0))
-    level = F.avg_pool2d(canvas.T.reshape(1, 4, size, size), 2, ceil_mode=True, count_include_pad=False)
-    small = (_pyramid(level)[0] * 255 + 0.5).byte().permute(1, 2, 0).contiguous()
-    picture = small.repeat_interleave(2, 0).repeat_interleave(2, 1)[:size, :size].reshape(-1, 3).contiguous()
-    picture.index_copy_(0, where, (texels * 255 + 0.5).byte())
-    return picture.reshape(size, size, 3).numpy()
+    texels = F.pad(texels.clamp(0, 1), (0, 0, 0, 1))  # and a black one, for those that are not covered
+    half = (size + 1) // 2
+    mean = F.embedding_bag(layout.quads, texels, mode="sum") / layout.area
+    level = torch.cat((mean, layout.cover), dim=1).T.reshape(1, 4, half, half)
+    cells = (_pyramid(level)[0] * 255 + 0.5).byte().reshape(3, -1).T
+    shown = torch.cat(((texels[:-1] * 255 + 0.5).byte(), cells))
+    return shown.index_select(0, layout.source).reshape(size, size, 3).numpy()
 
 
 def _links(faces: Tensor, count: int) -> Any:

@@ -63,6 +63,7 @@ def region_masks(source: Source, assembly: Assembly, vertices: Array, weights: A
     hairline = y < y[brows].max() + 0.045
     face = outside & front & hairline & ~ears & ~neck
     neck |= outside & ~face & ~ears & (y < y[lips].mean()) & (z > z[ears].min() - 0.01)
+    neck |= neck[assembly.mirror]
     scalp = outside & ~face & ~ears & ~neck
     regions = {
         "face": face,
@@ -92,7 +93,7 @@ def _lips(source: Source, assembly: Assembly, inside_mouth: Mask) -> Mask:
     touched = assembly.triangles[(inside_mouth[assembly.triangles].sum(1) > 0)]
     mixed = touched[~inside_mouth[touched].all(1)]
     seam[mixed[inside_mouth[mixed]]] = True
-    for _ in range(2):  # the rim that a smile turns outward near the corners is lip as well
+    for _ in range(3):  # the rim that a smile turns outward near the corners is lip as well
         seam[assembly.triangles[seam[assembly.triangles].any(1)]] = True
     return np.asarray(volume > 0.35 * volume.max()) | (seam & ~_deep(assembly, inside_mouth))
 
