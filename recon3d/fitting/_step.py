@@ -12,6 +12,9 @@ from recon3d.fitting._problem import Evaluation, Problem
 from recon3d.fitting._state import FitState, choose
 from recon3d.head.rotation import axis_angle_to_matrix
 
+#: A face whose cost falls by less than this part in a step has arrived.
+_SETTLED = 1e-4
+
 
 def iterate(
     problem: Problem, prior: QuadraticPrior, state: FitState, steps: int, *, rigid: bool
@@ -31,8 +34,11 @@ def iterate(
         found_cost = found.cost + prior.cost(_theta(candidate))
         better = found_cost <= cost
         state, seen = choose(better, candidate, state), _choose_seen(better, found, seen)
+        settled = better & (cost - found_cost <= _SETTLED * cost)
         cost = torch.where(better, found_cost, cost)
         damping = torch.where(better, damping * 0.2, damping * 10).clamp(1e-6, 1e6)
+        if bool(settled.all()):
+            break
     return state, seen
 
 

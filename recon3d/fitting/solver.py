@@ -31,7 +31,7 @@ class FitSettings:
         noise: Standard deviation of a landmark, in parts of the face's size.
         outlier: Distance in standard deviations from which a landmark loses influence.
         rigid_steps: Iterations of the pose alone, first.
-        steps: Iterations of everything.
+        steps: Iterations of everything, at most.
         priors: Strength of the priors.
     """
 
@@ -39,7 +39,7 @@ class FitSettings:
     noise: float = 0.02
     outlier: float = 4.0
     rigid_steps: int = 4
-    steps: int = 10
+    steps: int = 14
     priors: PriorSettings = field(default_factory=PriorSettings)
 
 

@@ -179,7 +179,7 @@ def _symmetric(head: HeadModel, points: Floats) -> Floats:
         cost = np.linalg.norm(points[part, None] - flipped[None, part], axis=-1)
         _, partner = linear_sum_assignment(cost**2)
         partner = np.where(partner[partner] == np.arange(len(partner)), partner, np.arange(len(partner)))
-        agree = cost[np.arange(len(partner)), partner] < 0.008
+        agree = cost[np.arange(len(partner)), partner] < 0.015
         mean = (points[part] + flipped[part][partner]) / 2
         result[part] = np.where(agree[:, None], mean, points[part])
     return result

@@ -19,6 +19,11 @@ SEGMENTS = 24
 UNIT_ANGLES = {"Out": 0.665, "In": 0.54, "Up": 0.453, "Down": 0.611}
 
 
+#: The balls are this much smaller than the source's, so that a lid halfway through a blink, which moves on a
+#: straight line, does not cut into them.
+_SLACK = 0.975
+
+
 @dataclass(frozen=True)
 class Eyeball:
     """Unit sphere around the origin that looks along +Z."""
@@ -68,7 +73,7 @@ def _sphere_triangles(rings: int) -> Index:
 def fit_spheres(points: Array) -> tuple[Array, Array]:
     """Centre and radius of MakeHuman's eyes: (..., n, 3) points to (..., 3) and (...)."""
     centre = points.mean(-2)
-    radius = np.linalg.norm(points - centre[..., None, :], axis=-1).mean(-1)
+    radius = _SLACK * np.linalg.norm(points - centre[..., None, :], axis=-1).mean(-1)
     return centre, radius
 
 
