@@ -58,6 +58,11 @@ class QuadraticPrior:
         bent = torch.einsum("bij,bj->bi", self.hessian.expand(len(theta), -1, -1), theta)
         return 0.5 * (theta * bent).sum(-1) + (self.gradient * theta).sum(-1)
 
+    def subset(self, index: Tensor) -> QuadraticPrior:
+        """The prior of the faces of ``index`` (n,); what all faces share stays shared."""
+        hessian = self.hessian if len(self.hessian) == 1 else self.hessian[index]
+        return QuadraticPrior(hessian, self.gradient if len(self.gradient) == 1 else self.gradient[index])
+
 
 def build_prior(names: tuple[str, ...], shapes: int, settings: PriorSettings, like: Tensor) -> QuadraticPrior:
     """The prior over identity (first ``shapes`` coefficients) and named expression units.

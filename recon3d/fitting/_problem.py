@@ -10,6 +10,7 @@ stays exact, so the solution is the same; only the path to it is a little longer
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -118,6 +119,13 @@ class Problem:
         self.fixed_shape = fixed_shape
         self.free = slice(self.basis.shapes if fixed_shape else 0, None)
         self._tables = {rigid: self._table(rigid) for rigid in (True, False)}
+
+    def subset(self, index: Tensor) -> Problem:
+        """The same problem for the faces of ``index`` (n,) alone."""
+        part = copy.copy(self)
+        part.pixels, part.unit = self.pixels[index], self.unit[index]
+        part.focal, part.principal = self.focal[index], self.principal[index]
+        return part
 
     def _table(self, rigid: bool) -> Tensor:
         """The columns of the structure's table that belong to the unknowns which are solved for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -39,6 +39,19 @@ class FitState:
         root = head.rest_joints(shape)[:, 0]
         turned = torch.einsum("bij,bj->bi", self.rotation, root)
         return shape, pose, self.translation + turned - root
+
+    def clone(self) -> FitState:
+        """A copy that shares no memory."""
+        return FitState(*(getattr(self, f.name).clone() for f in fields(self)))
+
+    def subset(self, index: Tensor) -> FitState:
+        """The faces of ``index`` (n,)."""
+        return FitState(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def put(self, index: Tensor, other: FitState) -> None:
+        """Overwrite the faces of ``index`` (n,) in place."""
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(other, f.name)
 
 
 def choose(mask: Tensor, new: FitState, old: FitState) -> FitState:

@@ -13,17 +13,17 @@ from recon3d.fitting._state import FitState, choose
 from recon3d.head.rotation import axis_angle_to_matrix
 
 #: A face whose cost falls by less than this part in a step has arrived.
-_SETTLED = 1e-4
+_SETTLED = 3e-3
 
 
-def iterate(
-    problem: Problem, prior: QuadraticPrior, state: FitState, steps: int, *, rigid: bool
-) -> tuple[FitState, Evaluation]:
-    """Take ``steps`` damped steps, of the pose alone if ``rigid``.
+def iterate(problem: Problem, prior: QuadraticPrior, state: FitState, steps: int, *, rigid: bool) -> FitState:
+    """Take up to ``steps`` damped steps, of the pose alone if ``rigid``.
 
-    A face whose step does not lower its cost keeps its state and is damped more the next time.
+    A face whose step does not lower its cost keeps its state and is damped more the next time. A face that has
+    arrived leaves the batch, so each face takes the same path whatever company it is in.
     """
-    damping = torch.full((len(problem.pixels),), 1e-3)
+    arrived, active = state.clone(), torch.arange(len(problem.pixels))
+    damping = torch.full((len(active),), 1e-3)
     seen = problem.evaluate(state)
     cost = seen.cost + prior.cost(_theta(state))
     for _ in range(steps):
@@ -33,13 +33,19 @@ def iterate(
         found = problem.evaluate(candidate)
         found_cost = found.cost + prior.cost(_theta(candidate))
         better = found_cost <= cost
-        state, seen = choose(better, candidate, state), _choose_seen(better, found, seen)
         settled = better & (cost - found_cost <= _SETTLED * cost)
+        state, seen = choose(better, candidate, state), _choose_seen(better, found, seen)
         cost = torch.where(better, found_cost, cost)
         damping = torch.where(better, damping * 0.2, damping * 10).clamp(1e-6, 1e6)
-        if bool(settled.all()):
-            break
-    return state, seen
+        arrived.put(active, state)
+        if bool(settled.any()):
+            going = torch.nonzero(~settled)[:, 0]
+            if not len(going):
+                break
+            problem, prior, state = problem.subset(going), prior.subset(going), state.subset(going)
+            seen = _subset_seen(seen, going, len(settled))
+            active, cost, damping = active[going], cost[going], damping[going]
+    return arrived
 
 
 def _theta(state: FitState) -> Tensor:
@@ -128,3 +134,8 @@ def _choose_seen(mask: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
         shared = len(a) != len(mask)  # directions that all faces have in common
         chosen[item.name] = a if shared else torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b)
     return Evaluation(**chosen)
+
+
+def _subset_seen(seen: Evaluation, index: Tensor, batch: int) -> Evaluation:
+    values = {item.name: getattr(seen, item.name) for item in fields(Evaluation)}
+    return Evaluation(**{k: v[index] if len(v) == batch else v for k, v in values.items()})

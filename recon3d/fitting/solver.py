@@ -113,9 +113,9 @@ class LandmarkSolver:
         if fixed_shape is not None:
             state = replace(state, shape=fixed_shape.expand(len(pixels), -1)[:, : self.basis.shapes])
         if start is None:
-            state, _ = iterate(problem, prior, state, self.settings.rigid_steps, rigid=True)
-        state, seen = iterate(problem, prior, state, self.settings.steps, rigid=False)
-        distance, kept = problem.quality(seen)
+            state = iterate(problem, prior, state, self.settings.rigid_steps, rigid=True)
+        state = iterate(problem, prior, state, self.settings.steps, rigid=False)
+        distance, kept = problem.quality(problem.evaluate(state))
         return FitResult(state, distance, kept)
 
     def _start(self, pixels: Tensor, focal: Tensor, principal: Tensor, shape: Tensor | None) -> FitState:

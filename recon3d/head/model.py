@@ -169,7 +169,7 @@ class HeadModel(nn.Module):
         transforms = torch.cat([rotation, translation[..., None]], dim=-1)  # (B, J, 3, 4)
         blended = torch.einsum("vj,bjx->bvx", self.weights, transforms.flatten(2))
         blended = blended.view(-1, self.num_vertices, 3, 4)
-        posed = torch.einsum("bvij,bvj->bvi", blended[..., :3], vertices) + blended[..., 3]
+        posed = (blended[..., :3] * vertices[:, :, None]).sum(-1) + blended[..., 3]
         joints = torch.einsum("bjik,bjk->bji", rotation, rest) + translation
         return HeadOutput(posed, joints)
 
