@@ -19,8 +19,8 @@ _SETTLED = 3e-3
 def iterate(problem: Problem, prior: QuadraticPrior, state: FitState, steps: int, *, rigid: bool) -> FitState:
     """Take up to ``steps`` damped steps, of the pose alone if ``rigid``.
 
-    A face whose step does not lower its cost keeps its state and is damped more the next time. A face that has
-    arrived leaves the batch, so each face takes the same path whatever company it is in.
+    A face whose step does not lower its cost keeps its state and is damped more the next time. A face that
+    has arrived leaves the batch, so each face takes the same path whatever company it is in.
     """
     arrived, active = state.clone(), torch.arange(len(problem.pixels))
     damping = torch.full((len(active),), 1e-3)
