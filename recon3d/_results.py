@@ -13,11 +13,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon3d._threads import one_thread
+from recon3d._threads import one_thread, use_one_thread
 from recon3d.errors import InputError, OutputError, UsageError
 from recon3d.export import FORMATS, export
 from recon3d.files import make_folder, output_error
@@ -145,21 +146,24 @@ def _write(
     landmark_dots: bool,
     save_capture: bool,
 ) -> list[Path]:
-    files = []
-    if save_capture:
-        files.append(folder / "capture.npz")
-        capture.save(files[0])
-    texture = None
-    if photo is not None and any(name in FORMATS and FORMATS[name].textured for name in formats):
-        from recon3d.export.texture import bake_texture
+    # The overlay takes as long as all the rest, and is drawn meanwhile.
+    with ThreadPoolExecutor(1, initializer=use_one_thread) as beside:
+        overlay = None
+        if OVERLAY in formats:
+            overlay = beside.submit(_write_overlay, capture, head, photo, folder, landmark_dots)
+        files = []
+        if save_capture:
+            files.append(folder / "capture.npz")
+            capture.save(files[0])
+        texture = None
+        if photo is not None and any(name in FORMATS and FORMATS[name].textured for name in formats):
+            from recon3d.export.texture import bake_texture
 
-        texture = bake_texture(capture, head, photo, size=texture_size(capture))
-    for name in formats:
-        if name == OVERLAY:
-            files.append(_write_overlay(capture, head, photo, folder, landmark_dots))
-        else:
-            files += export(capture, head, folder, name, texture=texture)
-    return files
+            texture = bake_texture(capture, head, photo, size=texture_size(capture))
+        for name in formats:
+            if name != OVERLAY:
+                files += export(capture, head, folder, name, texture=texture)
+        return files if overlay is None else [*files, overlay.result()]
 
 
 def texture_size(capture: Capture) -> int:

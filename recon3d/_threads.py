@@ -22,3 +22,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def use_one_thread() -> None:
+    """Let torch work in the calling thread alone, from now on; for threads of our own."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -165,11 +165,12 @@ class HeadModel(nn.Module):
             vertices = vertices + torch.einsum("vkp,bp->bvk", self.posedirs, feature)
         rest = self.rest_joints(shape)
         rotation, translation = _chain(rotations, rest, self.parents)
-        # Linear blend skinning: the blended 3×4 transform of every vertex by one matrix product.
-        transforms = torch.cat([rotation, translation[..., None]], dim=-1)  # (B, J, 3, 4)
-        blended = torch.einsum("vj,bjx->bvx", self.weights, transforms.flatten(2))
-        blended = blended.view(-1, self.num_vertices, 3, 4)
-        posed = (blended[..., :3] * vertices[:, :, None]).sum(-1) + blended[..., 3]
+        # Linear blend skinning. The blended 3×4 transform of every vertex, column by column: (4, B, V, 3).
+        columns = torch.cat([rotation, translation[..., None]], dim=-1).permute(3, 0, 1, 2)
+        x, y, z, moved = torch.matmul(self.weights, columns).unbind(0)
+        posed = torch.addcmul(moved, x, vertices[..., :1])
+        posed = torch.addcmul(posed, y, vertices[..., 1:2])
+        posed = torch.addcmul(posed, z, vertices[..., 2:])
         joints = torch.einsum("bjik,bjk->bji", rotation, rest) + translation
         return HeadOutput(posed, joints)
 
