@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from recon3d.errors import MissingExtraError, UsageError
+from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.files import make_folder
 
 if TYPE_CHECKING:
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
     from recon3d.head import HeadModel
     from recon3d.media.image import Photo
 
-__all__ = ["FORMATS", "Format", "export"]
+__all__ = ["FORMATS", "ExportOptions", "Format", "export"]
 
 
 class Writer(Protocol):
     """What a format's module offers."""
 
     def __call__(
-        self, capture: Capture, head: HeadModel, folder: Path, texture: npt.NDArray[np.uint8] | None
+        self,
+        capture: Capture,
+        head: HeadModel,
+        folder: Path,
+        texture: npt.NDArray[np.uint8] | None,
+        options: ExportOptions,
     ) -> list[Path]:
         """Write the files; ``folder`` exists."""
 
@@ -38,7 +44,8 @@ class Format:
 
     Attributes:
         summary: What it is, for the user.
-        module: Module with ``write(capture, head, folder, texture) -> list[Path]``; imported when used.
+        module: Module with ``write(capture, head, folder, texture, options) -> list[Path]``; imported when
+            used.
         textured: Whether it wants the photograph as a texture.
         extra: The extra of recon3d that installs what the module needs, or None.
     """
@@ -66,6 +73,7 @@ def export(
     *,
     photo: Photo | None = None,
     texture: npt.NDArray[np.uint8] | None = None,
+    options: ExportOptions = DEFAULTS,
 ) -> list[Path]:
     """Write a capture in one format; return the files written, the main one first.
 
@@ -78,6 +86,7 @@ def export(
             ``texture``) they take the head model's own colours.
         texture: (H, W, 3) uint8, the result of ``recon3d.export.texture.bake_texture`` where it is
             at hand already: baking is the slow part, and several formats can share it.
+        options: What the format can be told.
 
     Raises:
         UsageError: No such format.
@@ -93,7 +102,7 @@ def export(
         from recon3d.export.texture import bake_texture
 
         texture = bake_texture(capture, head, photo)
-    return write(capture, head, make_folder(Path(folder)), texture)
+    return write(capture, head, make_folder(Path(folder)), texture, options)
 
 
 def _writer(name: str, chosen: Format) -> Writer:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from recon3d.conventions import ARKIT_NAMES, FRONTAL, NECK
 from recon3d.export._still import as_batch, check_head, quaternion
+from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.files import atomic_path
 
 if TYPE_CHECKING:
@@ -32,7 +33,13 @@ if TYPE_CHECKING:
 FORMAT = "recon3d-arkit/1"
 
 
-def write(capture: Capture, head: HeadModel, folder: Path, texture: object = None) -> list[Path]:
+def write(
+    capture: Capture,
+    head: HeadModel,
+    folder: Path,
+    texture: object = None,
+    options: ExportOptions = DEFAULTS,
+) -> list[Path]:
     """Write ``arkit.json``; one line a frame, so that it can be read and compared by eye."""
     check_head(capture, head)
     target = folder / "arkit.json"

@@ -34,6 +34,7 @@ from recon3d._version import __version__
 from recon3d.export._gltf_buffer import GltfBuffer
 from recon3d.export._mesh import SplitMesh, normal_changes, normals, split_seams
 from recon3d.export._still import Floats, Still, as_array, check_head, quaternion, still
+from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.export.texture import Pixels, encode_jpeg
 from recon3d.files import atomic_path
 
@@ -47,7 +48,13 @@ TINY_METRES, TINY_NORMAL = 1e-6, 1e-4
 VERTEX_ATTRIBUTE = "_HEAD_VERTEX"
 
 
-def write(capture: Capture, head: HeadModel, folder: Path, texture: Pixels | None) -> list[Path]:
+def write(
+    capture: Capture,
+    head: HeadModel,
+    folder: Path,
+    texture: Pixels | None = None,
+    options: ExportOptions = DEFAULTS,
+) -> list[Path]:
     """Write ``mesh.glb``; see the module's text for what is in it.
 
     Args:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from recon3d._version import __version__
 from recon3d.export._mesh import normals
 from recon3d.export._still import Still, as_array, check_head, still
+from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.export.texture import Pixels, encode_jpeg
 from recon3d.files import atomic_path
 
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from recon3d.head import HeadModel
 
 
-def write(capture: Capture, head: HeadModel, folder: Path, texture: Pixels | None) -> list[Path]:
+def write(
+    capture: Capture,
+    head: HeadModel,
+    folder: Path,
+    texture: Pixels | None = None,
+    options: ExportOptions = DEFAULTS,
+) -> list[Path]:
     """Write ``mesh.obj``, ``mesh.mtl`` and, with a texture, ``mesh.jpg``.
 
     All are written out in full before the first takes its name, and the mesh takes its own last: when the
