@@ -79,20 +79,25 @@ class DenseSource:
         self._min_presence = min_presence
         self._small_faces = small_faces
 
-    def find(self, pixels: Pixels, *, max_faces: int = MAX_FACES) -> list[Face]:
+    def find(self, pixels: Pixels, *, max_faces: int = MAX_FACES, everywhere: bool = True) -> list[Face]:
         """Return at most ``max_faces`` faces of an (H,W,3) uint8 RGB image, the most prominent first.
+
+        Args:
+            pixels: The image.
+            max_faces: At most this many.
+            everywhere: Where one look at the whole image shows no face, search it part by part (slow).
 
         Raises:
             InputError: The array is not such an image.
         """
         pixels = check_pixels(pixels)
         seen = self._look(pixels, [whole_image(pixels)], searching=False)
-        if not seen:
+        if not seen and everywhere:
             looks = (self._look(pixels, regions, searching=True) for regions in _search.fallbacks(pixels))
             seen = next((found for found in looks if found), [])
         elif self._small_faces:
-            everywhere = [region for level in _search.tiles(pixels) for region in level]
-            seen = _distinct([*seen, *self._look(pixels, everywhere, searching=True)])
+            parts = [region for level in _search.tiles(pixels) for region in level]
+            seen = _distinct([*seen, *self._look(pixels, parts, searching=True)])
         faces = [self._face(one.points, one.presence) for one in seen]
         height, width = pixels.shape[:2]
         return by_prominence(faces, (width, height))[:max_faces]
@@ -114,6 +119,20 @@ class DenseSource:
         if found.presence < self._min_presence:
             return None
         return self._face(found.points, found.presence)
+
+    def find_new(self, pixels: Pixels, known: Sequence[Face]) -> list[Face]:
+        """Return the faces of an image that are none of the ``known`` ones; one look, without a search."""
+        pixels = check_pixels(pixels)
+        boxes = [face.box for face in known]
+        found = []
+        for detection in self._detector.detect(pixels, whole_image(pixels)):
+            crop = detection.region()
+            if any(_is_inside(crop, box) for box in boxes) or not crop.is_usable():
+                continue
+            landmarks = self._confirm(pixels, crop)
+            if landmarks is not None:
+                found.append(self._face(landmarks.points, landmarks.presence))
+        return [f for f in found if all(shared_area(f.box, box) < _SAME_FACE for box in boxes)]
 
     def landmarks_in_crops(self, pixels: Pixels, regions: Sequence[Region]) -> list[Landmarks]:
         """Run the landmark network alone on regions of one image (see :class:`Landmarker`)."""
@@ -168,16 +187,21 @@ def _moved(before: Floats, after: Floats) -> float:
     return float(distance / max(float(np.linalg.norm(np.ptp(after[:, :2], axis=0))), 1e-6))
 
 
+def _is_inside(crop: Region, box: Floats) -> bool:
+    """Tell whether the middle of a crop lies in a box: then it shows the face that is there."""
+    return bool(box[0] <= crop.x <= box[2] and box[1] <= crop.y <= box[3])
+
+
 def _distinct(seen: list[_Seen]) -> list[_Seen]:
     """Drop the less certain of any two that are the same face."""
     kept: list[_Seen] = []
     for one in sorted(seen, key=lambda s: -s.certainty):
-        if all(_shared(bounds(one.points), bounds(other.points)) < _SAME_FACE for other in kept):
+        if all(shared_area(bounds(one.points), bounds(other.points)) < _SAME_FACE for other in kept):
             kept.append(one)
     return kept
 
 
-def _shared(a: Floats, b: Floats) -> float:
+def shared_area(a: Floats, b: Floats) -> float:
     """Return the common area of two boxes over the area of the smaller."""
     common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
     smaller = min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2]))
