@@ -27,7 +27,7 @@ def iterate(problem: Problem, prior: QuadraticPrior, state: FitState, steps: int
     seen = problem.evaluate(state)
     cost = seen.cost + prior.cost(_theta(state))
     for _ in range(steps):
-        matrix, gradient = _equations(problem, prior, state, seen, rigid)
+        matrix, gradient = equations(problem, prior, state, seen, rigid)
         step = _bounded_step(problem, matrix, gradient, state, damping, rigid)
         candidate = _move(problem, state, step, rigid)
         found = problem.evaluate(candidate)
@@ -52,9 +52,10 @@ def _theta(state: FitState) -> Tensor:
     return torch.cat([state.shape, state.expression], dim=-1)
 
 
-def _equations(
+def equations(
     problem: Problem, prior: QuadraticPrior, state: FitState, seen: Evaluation, rigid: bool
 ) -> tuple[Tensor, Tensor]:
+    """Return the normal equations of a state, priors included: matrix and gradient, (B, Q, Q) and (B, Q)."""
     matrix, gradient = problem.matrix(state, seen, rigid), problem.gradient(state, seen, rigid)
     if rigid:
         return matrix, gradient

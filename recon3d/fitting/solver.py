@@ -51,11 +51,13 @@ class FitResult:
         state: The unknowns.
         residual: (B,) root mean square distance of the landmarks, in parts of the face's size.
         inliers: (B,) share of the landmarks that kept at least half their weight.
+        cost: (B,) what was minimised: robust landmark distances and priors.
     """
 
     state: FitState
     residual: Tensor
     inliers: Tensor
+    cost: Tensor
 
 
 class LandmarkSolver:
@@ -96,16 +98,7 @@ class LandmarkSolver:
             confidence: (B, E) or (E,) ... and its inverse variances; both or neither.
             fixed_shape: (B, S) or (1, S) identity that is known; then only pose and expression are solved.
         """
-        problem = Problem(
-            self.structure,
-            pixels,
-            focal,
-            principal,
-            noise=self.settings.noise,
-            outlier=self.settings.outlier,
-            fixed_shape=fixed_shape is not None,
-            bounded=self.bounded,
-        )
+        problem = self.problem(pixels, focal, principal, fixed_shape=fixed_shape is not None)
         prior = self.prior
         if guess is not None and confidence is not None:
             prior = add_guess(prior, guess, confidence, self.basis.shapes)
@@ -115,8 +108,24 @@ class LandmarkSolver:
         if start is None:
             state = iterate(problem, prior, state, self.settings.rigid_steps, rigid=True)
         state = iterate(problem, prior, state, self.settings.steps, rigid=False)
-        distance, kept = problem.quality(problem.evaluate(state))
-        return FitResult(state, distance, kept)
+        seen = problem.evaluate(state)
+        cost = seen.cost + prior.cost(torch.cat([state.shape, state.expression], dim=-1))
+        return FitResult(state, *problem.quality(seen), cost)
+
+    def problem(
+        self, pixels: Tensor, focal: Tensor, principal: Tensor, *, fixed_shape: bool = False
+    ) -> Problem:
+        """The residuals and normal equations behind ``fit``, for what builds on them."""
+        return Problem(
+            self.structure,
+            pixels,
+            focal,
+            principal,
+            noise=self.settings.noise,
+            outlier=self.settings.outlier,
+            fixed_shape=fixed_shape,
+            bounded=self.bounded,
+        )
 
     def _start(self, pixels: Tensor, focal: Tensor, principal: Tensor, shape: Tensor | None) -> FitState:
         batch = len(pixels)

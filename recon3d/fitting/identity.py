@@ -1,0 +1,158 @@
+"""One identity, and one focal length, from many frames of one person.
+
+Each frame has its own pose and expression, all share the identity. The joint Gauss-Newton step eliminates
+pose and expression frame by frame (the Schur complement of bundle adjustment: B. Triggs et al., "Bundle
+adjustment: a modern synthesis", 1999), so its cost grows linearly with the frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recon3d.fitting._priors import QuadraticPrior, add_guess
+from recon3d.fitting._problem import Problem
+from recon3d.fitting._state import FitState
+from recon3d.fitting._step import equations
+from recon3d.fitting.solver import LandmarkSolver
+
+#: Frames of a clip err together (the landmark network errs the same way on the same face), so that many
+#: frames tell no more of the identity than this many independent ones would.
+INDEPENDENT = 12.0
+_ROUNDS = 6
+#: Spread of the logarithm of focal lengths around the guess, and those that are tried.
+_FOCAL_SPREAD = 0.35
+_FOCALS = (0.55, 0.75, 1.0, 1.35, 1.8)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What was seen of one person in K frames of one camera.
+
+    Attributes:
+        pixels: (K, N, 2) landmarks, px.
+        principal: (2,) px.
+        guess: (K, E) expression from elsewhere, or None.
+        confidence: (E,) or (K, E) its inverse variances, or None.
+    """
+
+    pixels: Tensor
+    principal: Tensor
+    guess: Tensor | None = None
+    confidence: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The shared unknowns.
+
+    Attributes:
+        shape: (1, S) standard deviations.
+        focal: px.
+        cost: Mean cost of a frame, robust, priors included.
+        hessian: (S, S) curvature of the cost in the shape, pose and expression eliminated.
+    """
+
+    shape: Tensor
+    focal: float
+    cost: float
+    hessian: Tensor
+
+
+@torch.no_grad()
+def solve_identity(
+    solver: LandmarkSolver, seen: Observations, focal: float, *, rounds: int = _ROUNDS
+) -> Identity:
+    """Solve for the identity that all frames share, at a known focal length (px)."""
+    count = len(seen.pixels)
+    camera = torch.full((count,), float(focal)), seen.principal.expand(count, 2)
+    given = {"guess": seen.guess, "confidence": seen.confidence}
+    state = solver.fit(seen.pixels, *camera, **given).state
+    shape = state.shape.median(0, keepdim=True).values
+    prior = solver.prior
+    if seen.guess is not None and seen.confidence is not None:
+        prior = add_guess(prior, seen.guess, seen.confidence, solver.basis.shapes)
+    # The prior on the identity counts once in INDEPENDENT frames; the equations below know only frames.
+    share = min(1.0, INDEPENDENT / count)
+    result = solver.fit(seen.pixels, *camera, **given, fixed_shape=shape)
+    hessian = torch.eye(solver.basis.shapes)
+    for _ in range(rounds):
+        problem = solver.problem(seen.pixels, *camera)
+        step, hessian = _shape_step(problem, prior, replace(result.state), share)
+        shape = shape + step
+        start = replace(result.state, shape=shape.expand(count, -1))
+        result = solver.fit(seen.pixels, *camera, **given, start=start, fixed_shape=shape)
+        if float(step.norm()) < 0.02 * (1 + float(shape.norm())):
+            break
+    cost = share * float(result.cost.sum()) + 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
+    return Identity(shape, float(focal), cost, hessian)
+
+
+@torch.no_grad()
+def solve_identity_and_focal(solver: LandmarkSolver, seen: Observations, focal: float) -> Identity:
+    """Solve for identity and focal length; ``focal`` (px) is the guess that the prior is centred on.
+
+    The cost is taken at a few focal lengths, and its minimum from the parabola through the best three, in
+    the logarithm: perspective shows only weakly in landmarks, so the prior must hold the rest.
+    """
+    few = _thinned(seen, 24)
+    logs = torch.tensor(_FOCALS).log()
+    found = [solve_identity(solver, few, focal * f, rounds=3).cost for f in _FOCALS]
+    costs = torch.tensor(found) + 0.5 * (logs / _FOCAL_SPREAD).square()
+    best = int(costs.argmin().clamp(1, len(_FOCALS) - 2))
+    peak = _parabola(logs[best - 1 : best + 2].tolist(), costs[best - 1 : best + 2].tolist())
+    low, high = float(logs[0]), float(logs[-1])
+    return solve_identity(solver, seen, focal * float(torch.tensor(min(max(peak, low), high)).exp()))
+
+
+def _shape_step(
+    problem: Problem, prior: QuadraticPrior, state: FitState, share: float
+) -> tuple[Tensor, Tensor]:
+    """The joint step of the identity (1, S), and the matrix (S, S) that it solved."""
+    matrix, gradient = equations(problem, prior, state, problem.evaluate(state), rigid=False)
+    shapes = state.shape.shape[1]
+    identity = slice(6, 6 + shapes)
+    own = torch.ones(matrix.shape[1], dtype=torch.bool)
+    own[identity] = False
+    a, b = matrix[:, own][:, :, own], matrix[:, own][:, :, identity]
+    push = gradient[:, own].clone()
+    if problem.bounded:
+        # Units that rest at a bound do not answer to the identity.
+        units = state.expression
+        rests = torch.zeros_like(push, dtype=torch.bool)
+        rests[:, 6:] = ((units <= 0) & (push[:, 6:] >= 0)) | ((units >= 1) & (push[:, 6:] <= 0))
+        free = (~rests).to(a.dtype)
+        a = a * free[:, :, None] * free[:, None]
+        a.diagonal(dim1=1, dim2=2).add_(1 - free)
+        b, push = b * free[:, :, None], push * free
+    a.diagonal(dim1=1, dim2=2).mul_(1 + 1e-4).add_(1e-6)
+    solved = torch.linalg.solve(a, torch.cat([b, push[..., None]], dim=-1))
+    strength = prior.hessian[0, :shapes, :shapes]
+    frames = len(matrix)
+    total = (matrix[:, identity, identity] - b.mT @ solved[..., :-1]).sum(0) - frames * strength
+    pull = (gradient[:, identity] - torch.einsum("kos,ko->ks", b, solved[..., -1])).sum(0)
+    pull = pull - frames * (strength @ state.shape[0])
+    total, pull = share * total + strength, share * pull + strength @ state.shape[0]
+    return -torch.linalg.solve(total, pull)[None], total
+
+
+def _thinned(seen: Observations, count: int) -> Observations:
+    if len(seen.pixels) <= count:
+        return seen
+    index = torch.linspace(0, len(seen.pixels) - 1, count).round().long()
+    confidence = seen.confidence
+    if confidence is not None and confidence.ndim == 2:
+        confidence = confidence[index]
+    guess = None if seen.guess is None else seen.guess[index]
+    return Observations(seen.pixels[index], seen.principal, guess, confidence)
+
+
+def _parabola(x: list[float], y: list[float]) -> float:
+    """Where the parabola through three points is lowest; the middle one where it has no minimum."""
+    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    bend = (right - left) / (x[2] - x[0])
+    if bend <= 0:
+        return x[y.index(min(y))]
+    return (x[0] + x[1]) / 2 - left / (2 * bend)
