@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from recon3d.conventions import mirror_name
+from recon3d.conventions import ARKIT_MIRROR, ARKIT_NAMES, mirror_name
+from recon3d.resources import resource_path
+
+_MOMENTS = "assets/expression_prior.json"
+#: Second moment that a unit has at least, before it is weighted by its own share.
+_LEAST = 0.005
 
 #: Units that no face shows together, or that undo each other.
 EXCLUSIVE: tuple[tuple[str, str], ...] = (
@@ -34,6 +41,10 @@ class PriorSettings:
     Attributes:
         identity: On each identity coefficient (a unit normal has 1).
         sparsity: Slope of the linear cost of an expression unit.
+        natural: How much the units that go together on a real face are expected to; 0 expects nothing.
+        own: Share in [0, 1] of each unit's variance that is taken to be its own, whatever was recorded.
+        sided: Share that the difference between a unit's two sides is allowed besides: recordings hold few
+            one-sided expressions, people make many.
         ridge: Quadratic cost of an expression unit.
         exclusive: Cost of the product of two units that exclude each other.
         symmetry: Cost of the squared difference between the sides of a unit.
@@ -41,9 +52,12 @@ class PriorSettings:
 
     identity: float = 1.0
     sparsity: float = 2.0
-    ridge: float = 2.0
-    exclusive: float = 4.0
-    symmetry: float = 4.0
+    natural: float = 0.5
+    own: float = 0.1
+    sided: float = 0.2
+    ridge: float = 0.0
+    exclusive: float = 0.0
+    symmetry: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,10 @@ def build_prior(names: tuple[str, ...], shapes: int, settings: PriorSettings, li
         if a in index and b in index:
             hessian[index[a], index[b]] += settings.exclusive
             hessian[index[b], index[a]] += settings.exclusive
+    if settings.natural and names == ARKIT_NAMES:
+        hessian[shapes:, shapes:] += settings.natural * natural_precision(settings.own, settings.sided).to(
+            like.dtype
+        )
     for name, i in index.items():
         j = index.get(mirror_name(name), i)
         if i < j and not name.startswith(_FREE_SIDES):
@@ -106,3 +124,21 @@ def add_guess(prior: QuadraticPrior, guess: Tensor, confidence: Tensor, shapes: 
     hessian.diagonal(dim1=1, dim2=2)[:, shapes:] += confidence
     gradient[:, shapes:] -= confidence * guess
     return QuadraticPrior(hessian, gradient)
+
+
+@lru_cache(maxsize=4)
+def natural_precision(own: float, sided: float) -> Tensor:
+    """Inverse (52, 52) of the second moments of the units on a real face (tools/make_expression_prior.py).
+
+    Args:
+        own: Share of each variance that is taken to be the unit's own: it shrinks the others' influence, and
+            leaves a unit that the recording hardly shows a little freedom.
+        sided: The same for the difference between the two sides of a unit.
+    """
+    document = json.loads(resource_path(_MOMENTS).read_text())
+    moments = torch.tensor(document["moments"], dtype=torch.float64)
+    variance = moments.diagonal()
+    shrunk = (1 - own) * moments + torch.diag(own * (variance + _LEAST) + 1e-4)
+    mirror = torch.tensor(ARKIT_MIRROR)
+    apart = torch.diag(sided * (variance + variance[mirror]) / 4)
+    return torch.linalg.inv(shrunk + apart - apart[:, mirror]).float()

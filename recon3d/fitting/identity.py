@@ -8,6 +8,7 @@ adjustment: a modern synthesis", 1999), so its cost grows linearly with the fram
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,25 +69,27 @@ def solve_identity(
     """Solve for the identity that all frames share, at a known focal length (px)."""
     count = len(seen.pixels)
     camera = torch.full((count,), float(focal)), seen.principal.expand(count, 2)
-    given = {"guess": seen.guess, "confidence": seen.confidence}
-    state = solver.fit(seen.pixels, *camera, **given).state
+    fit = partial(solver.fit, seen.pixels, *camera, guess=seen.guess, confidence=seen.confidence)
+    state = fit().state
     shape = state.shape.median(0, keepdim=True).values
     prior = solver.prior
     if seen.guess is not None and seen.confidence is not None:
         prior = add_guess(prior, seen.guess, seen.confidence, solver.basis.shapes)
     # The prior on the identity counts once in INDEPENDENT frames; the equations below know only frames.
     share = min(1.0, INDEPENDENT / count)
-    result = solver.fit(seen.pixels, *camera, **given, fixed_shape=shape)
+    result = fit(fixed_shape=shape)
     hessian = torch.eye(solver.basis.shapes)
     for _ in range(rounds):
         problem = solver.problem(seen.pixels, *camera)
         step, hessian = _shape_step(problem, prior, replace(result.state), share)
         shape = shape + step
         start = replace(result.state, shape=shape.expand(count, -1))
-        result = solver.fit(seen.pixels, *camera, **given, start=start, fixed_shape=shape)
+        result = fit(start=start, fixed_shape=shape)
         if float(step.norm()) < 0.02 * (1 + float(shape.norm())):
             break
-    cost = share * float(result.cost.sum()) + 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
+    cost = (
+        share * float(result.cost.sum()) + 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
+    )
     return Identity(shape, float(focal), cost, hessian)
 
 
@@ -97,9 +100,9 @@ def solve_identity_and_focal(solver: LandmarkSolver, seen: Observations, focal: 
     The cost is taken at a few focal lengths, and its minimum from the parabola through the best three, in
     the logarithm: perspective shows only weakly in landmarks, so the prior must hold the rest.
     """
-    few = _thinned(seen, 24)
+    few = _thinned(seen, 12)
     logs = torch.tensor(_FOCALS).log()
-    found = [solve_identity(solver, few, focal * f, rounds=3).cost for f in _FOCALS]
+    found = [solve_identity(solver, few, focal * f, rounds=2).cost for f in _FOCALS]
     costs = torch.tensor(found) + 0.5 * (logs / _FOCAL_SPREAD).square()
     best = int(costs.argmin().clamp(1, len(_FOCALS) - 2))
     peak = _parabola(logs[best - 1 : best + 2].tolist(), costs[best - 1 : best + 2].tolist())

@@ -1,0 +1,367 @@
+"""From a clip to captures: media → tracks → persons → fitting → capture, in steps that can be interrupted.
+
+``observe`` looks at every frame once and keeps what it saw on disk (recon3d._records); ``solve`` reads that,
+and returns one capture a person. Neither holds more than a few hundred frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recon3d._records import CHUNK, Chunk, Records
+from recon3d._threads import one_thread
+from recon3d.capture import Capture
+from recon3d.errors import NoFaceError, UsageError
+from recon3d.face.dense import DenseSource
+from recon3d.face.source import MAX_FACES
+from recon3d.face.tracks import FaceTracker
+from recon3d.fitting import FitState, LandmarkSolver, default_focal, guess_from_scores
+from recon3d.fitting.clip import Curves, Sights, best_frames, gaps, smoothed, solve_frames
+from recon3d.fitting.identity import Identity, Observations, solve_identity, solve_identity_and_focal
+from recon3d.fitting.persons import Tracklet, group_persons
+from recon3d.head import HeadModel
+from recon3d.head.contour import landmarks68
+
+if TYPE_CHECKING:
+    from recon3d.media.video import Clip
+
+Faces = Literal["all", "largest"] | int
+#: Called with the number of frames done so far.
+Progress = Callable[[int], None]
+
+#: Frames that tell the identity of a person, and of a single tracklet.
+_IDENTITY_FRAMES, _TRACKLET_FRAMES = 40, 12
+#: Decoded frames that wait while one is looked at.
+_AHEAD = 6
+#: A tracklet that stands still for a cut's sake: frames darker or brighter than these tell little.
+_LIGHT = (20.0, 245.0)
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How a clip is solved.
+
+    Attributes:
+        faces: Who: ``"all"``, the ``"largest"`` (most prominent) person, or at most so many.
+        smooth: Strength of the smoothing in time, in [0, 1].
+        calibrate: Start and end, s, of a stretch in which the person's face is at rest; or None.
+        focal: Focal length, px; None estimates it for each person.
+    """
+
+    faces: Faces = "all"
+    smooth: float = 0.5
+    calibrate: tuple[float, float] | None = None
+    focal: float | None = None
+
+    @property
+    def max_faces(self) -> int:
+        """How many faces are followed at a time."""
+        return self.faces if isinstance(self.faces, int) else MAX_FACES
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a clip.
+
+    Attributes:
+        capture: The result, one row a frame of the clip.
+        residual: Root mean square landmark distance over the tracked frames, in face sizes.
+        lost: Start and end, s, of every stretch in which the face was not seen.
+        cuts: Times, s, of the clip's cuts.
+    """
+
+    capture: Capture
+    residual: float
+    lost: tuple[tuple[float, float], ...]
+    cuts: tuple[float, ...]
+
+
+def observe(
+    clip: Clip,
+    records: Records,
+    source: DenseSource,
+    settings: ClipSettings,
+    progress: Progress | None = None,
+) -> None:
+    """Follow the faces of a clip into ``records``, going on after what these hold already.
+
+    Raises:
+        InputError: The clip cannot be read.
+        OutputError: The records cannot be written.
+    """
+    tracker = FaceTracker(source, max_faces=settings.max_faces)
+    if records.last is not None:
+        tracker.restore(records.last.state)
+    frames = clip.frames(records.frames, ahead=_AHEAD)
+    done = False
+    while not done:
+        first = records.frames
+        times, cuts, seen = [], [], []
+        for frame in frames:
+            sightings, cut = tracker.step(frame.pixels, frame.time)
+            times.append(frame.time)
+            cuts.append(cut)
+            seen.append(sightings)
+            if progress is not None:
+                progress(first + len(times))
+            if len(times) == CHUNK:
+                break
+        done = len(times) < CHUNK
+        if times:
+            records.append(Chunk.of(first, times, cuts, seen, tracker.save(), clip.lost))
+
+
+@dataclass(frozen=True)
+class _Index:
+    """All records of a clip but for the landmarks; rows are faces, in the order of the records."""
+
+    times: npt.NDArray[np.float64]
+    cuts: npt.NDArray[np.bool_]
+    frame: npt.NDArray[np.int64]
+    tracklet: npt.NDArray[np.int64]
+    box: npt.NDArray[np.float32]
+    score: npt.NDArray[np.float32]
+    quality: npt.NDArray[np.float64]
+
+
+class ClipSolver:
+    """Solves the records of one clip after another with the same head."""
+
+    def __init__(self, head: HeadModel, solver: LandmarkSolver) -> None:
+        """Use a head model and its solver for the dense landmarks."""
+        self._head, self._solver = head, solver
+
+    def solve(
+        self, records: Records, size: tuple[int, int], fps: float, name: str, settings: ClipSettings
+    ) -> list[Person]:
+        """Return the persons of a clip, the most prominent first.
+
+        Args:
+            records: From ``observe``.
+            size: Width and height of the frames, px.
+            fps: Frames per second.
+            name: What the captures are to call the clip.
+            settings: How.
+
+        Raises:
+            NoFaceError: Nobody was seen.
+            UsageError: The stretch for the calibration shows nobody.
+        """
+        with one_thread():
+            index = _read_index(records)
+            if not len(index.frame):
+                raise NoFaceError("no face found in the whole clip; show one larger or more from the front")
+            persons = self._persons(records, index, size, settings)
+            return [self._person(records, index, numbers, size, fps, name, settings) for numbers in persons]
+
+    def _persons(
+        self, records: Records, index: _Index, size: tuple[int, int], settings: ClipSettings
+    ) -> list[list[int]]:
+        numbers = np.unique(index.tracklet).tolist()
+        tracklets = []
+        for number in numbers:
+            rows = np.flatnonzero(index.tracklet == number)
+            identity = None
+            if len(numbers) > 1 and len(rows) >= 4:
+                identity = self._identity(records, index, rows, size, settings, single=True)
+            extent = np.linalg.norm(index.box[rows, 2:] - index.box[rows, :2], axis=1).mean()
+            tracklets.append(Tracklet(number, index.frame[rows], float(extent), identity))
+        persons = group_persons(tracklets, len(index.times))
+        limit = {"all": len(persons), "largest": 1}.get(str(settings.faces), settings.max_faces)
+        return persons[:limit]
+
+    def _identity(
+        self,
+        records: Records,
+        index: _Index,
+        rows: npt.NDArray[np.int64],
+        size: tuple[int, int],
+        settings: ClipSettings,
+        *,
+        single: bool = False,
+        rest: bool = False,
+    ) -> Identity:
+        """Solve the identity of the person seen in ``rows``; ``rest``: all of them show the face at rest."""
+        count = _TRACKLET_FRAMES if single else _IDENTITY_FRAMES
+        best = rows[best_frames(index.frame[rows], index.quality[rows], count)]
+        pixels, scores = _gather(records, best)
+        guess, confidence = self._guess(scores)
+        if rest:
+            units = self._head.num_expression
+            guess, confidence = torch.zeros(len(best), units), torch.full((units,), 1e3)
+        seen = Observations(pixels, torch.tensor(size, dtype=torch.float32) / 2, guess, confidence)
+        guessed = default_focal(pixels[int(index.quality[best].argmax())].numpy(), size)
+        if settings.focal is not None or single:
+            rounds = 3 if single else 6
+            return solve_identity(self._solver, seen, settings.focal or guessed, rounds=rounds)
+        return solve_identity_and_focal(self._solver, seen, guessed)
+
+    def _guess(self, scores: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return guess_from_scores(scores) if self._head.speaks_arkit else (None, None)
+
+    def _person(
+        self,
+        records: Records,
+        index: _Index,
+        numbers: Sequence[int],
+        size: tuple[int, int],
+        fps: float,
+        name: str,
+        settings: ClipSettings,
+    ) -> Person:
+        rows = np.flatnonzero(np.isin(index.tracklet, numbers))
+        chosen, rest = rows, settings.calibrate is not None
+        if settings.calibrate is not None:
+            start, end = settings.calibrate
+            time = index.times[index.frame[rows]]
+            chosen = rows[(time >= start) & (time <= end)]
+            if not len(chosen):
+                raise UsageError(f"--calibrate {start:g}:{end:g}: the person is not seen in this stretch")
+        identity = self._identity(records, index, chosen, size, settings, rest=rest)
+        principal = torch.tensor(size, dtype=torch.float32) / 2
+        curves = Curves.empty(len(index.times), self._head.num_expression)
+        sights = self._sights(records, numbers)
+        solve_frames(self._solver, sights, curves, identity.shape, identity.focal, principal)
+        if not curves.tracked.any():
+            raise NoFaceError("a face was found, but no frame of it could be fitted")
+        breaks = _breaks(index, rows, curves.tracked)
+        bounded = self._head.speaks_arkit
+        smooth = smoothed(curves, index.times, breaks, settings.smooth, bounded=bounded)
+        capture = self._capture(index, rows, smooth, identity, size, fps, name)
+        lost = tuple(
+            (float(index.times[g.start]), float(index.times[g.stop - 1])) for g in gaps(curves.tracked)
+        )
+        cuts = tuple(float(t) for t in index.times[index.cuts])
+        return Person(capture, float(np.sqrt(np.square(curves.residual[curves.tracked]).mean())), lost, cuts)
+
+    def _sights(self, records: Records, numbers: Sequence[int]) -> Iterator[Sights]:
+        for chunk in records:
+            mine = np.isin(chunk.tracklet, numbers)
+            if mine.any():
+                guess, confidence = self._guess(torch.from_numpy(chunk.scores[mine]))
+                pixels = torch.from_numpy(chunk.landmarks[mine])
+                yield Sights(chunk.frame[mine], pixels, guess, confidence)
+
+    def _capture(
+        self,
+        index: _Index,
+        rows: npt.NDArray[np.int64],
+        curves: Curves,
+        identity: Identity,
+        size: tuple[int, int],
+        fps: float,
+        name: str,
+    ) -> Capture:
+        head, total = self._head, len(index.times)
+        pose = np.zeros((total, head.num_joints, 3), np.float32)
+        translation = np.zeros((total, 3), np.float32)
+        points = np.zeros((total, 68, 2), np.float32)
+        shape = torch.zeros(head.num_shape)
+        for start in range(0, total, CHUNK):
+            part = slice(start, start + CHUNK)
+            expression = torch.from_numpy(curves.expression[part])
+            state = FitState(
+                torch.from_numpy(curves.rotation[part]).float(),
+                torch.from_numpy(curves.translation[part]).float(),
+                identity.shape.expand(len(expression), -1),
+                expression,
+            )
+            with torch.no_grad():
+                shapes, turns, moved = state.posed(head)
+                vertices = head(shapes, expression, turns).vertices + moved[:, None]
+                depth = vertices[..., 2:].clamp_min(1e-3)
+                middle = torch.tensor(size, dtype=torch.float32) / 2
+                points[part] = landmarks68(head, vertices[..., :2] / depth * identity.focal + middle).numpy()
+            pose[part], translation[part], shape = turns.numpy(), moved.numpy(), shapes[0]
+        box, score = _held(index, rows, points)
+        return Capture(
+            head=head.id,
+            source=name,
+            fps=fps,
+            timestamps=index.times,
+            image_size=np.array(size, np.int64),
+            focal=identity.focal,
+            principal=np.array(size, np.float64) / 2,
+            shape=shape.numpy(),
+            expression=curves.expression,
+            pose=pose,
+            translation=translation,
+            arkit=curves.expression.clip(0, 1),
+            landmarks68=points,
+            box=box,
+            score=score,
+            tracked=curves.tracked,
+        )
+
+
+def open_records(folder: Path) -> Records:
+    """Return the records in a folder, which is made if missing; what an interrupted write left is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".seen-*"):
+        leftover.unlink(missing_ok=True)
+    return Records(folder)
+
+
+def _read_index(records: Records) -> _Index:
+    times, cuts, frame, tracklet, box, score, quality = [], [], [], [], [], [], []
+    for chunk in records:
+        times.append(chunk.times)
+        cuts.append(chunk.cuts)
+        frame.append(chunk.frame)
+        tracklet.append(chunk.tracklet)
+        score.append(chunk.score)
+        points = chunk.landmarks
+        boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1) if len(points) else None
+        box.append(np.zeros((0, 4), np.float32) if boxes is None else boxes)
+        quality.append(_quality(chunk, box[-1]))
+    if not times:
+        return _Index(*(np.zeros(0) for _ in range(7)))  # type: ignore[arg-type]
+    joined = [np.concatenate(part) for part in (times, cuts, frame, tracklet, box, score, quality)]
+    return _Index(*joined)
+
+
+def _quality(chunk: Chunk, box: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """How well a frame shows the face: sharp, well lit, large and sure."""
+    size = np.linalg.norm(box[:, 2:] - box[:, :2], axis=1)
+    lit = (chunk.light > _LIGHT[0]) & (chunk.light < _LIGHT[1])
+    sharp = chunk.sharpness / (1 + chunk.light)  # a dark face has small differences
+    return np.asarray(sharp * np.sqrt(size) * chunk.score * np.where(lit, 1.0, 0.1), np.float64)
+
+
+def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return landmarks (K, N, 2) and scores (K, 52) of some rows of the index (rising)."""
+    pixels, scores, first = [], [], 0
+    for chunk in records:
+        inside = rows[(rows >= first) & (rows < first + len(chunk.frame))] - first
+        pixels.append(chunk.landmarks[inside])
+        scores.append(chunk.scores[inside])
+        first += len(chunk.frame)
+    return torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(scores))
+
+
+def _breaks(
+    index: _Index, rows: npt.NDArray[np.int64], tracked: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """(T,) bool: frames before which nothing goes on smoothly: cuts, and where another tracklet begins."""
+    owner = np.full(len(tracked), -1)
+    owner[index.frame[rows]] = index.tracklet[rows]
+    changed = np.r_[False, (owner[1:] != owner[:-1]) & (owner[1:] >= 0) & (owner[:-1] >= 0)]
+    return index.cuts | changed
+
+
+def _held(
+    index: _Index, rows: npt.NDArray[np.int64], points: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return box (T, 4) and score (T,): those seen; elsewhere the box of the eased head, and 0."""
+    box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).astype(np.float32)
+    score = np.zeros(len(points), np.float32)
+    box[index.frame[rows]] = index.box[rows]
+    score[index.frame[rows]] = index.score[rows].clip(0, 1)
+    return box, score
