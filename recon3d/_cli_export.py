@@ -5,12 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from recon3d._cli_report import Reporter
 from recon3d._results import OVERLAY, FolderNames, check_formats, write_outputs
 from recon3d.assets import MANIFEST, AssetStatus, fetch, list_assets
 from recon3d.errors import AssetError, UsageError
 from recon3d.export import FORMATS
+from recon3d.export.options import Angles, ExportOptions
+
+
+def export_options(
+    *,
+    fps: float | None,
+    angles: str | None,
+    slate: str | None,
+    take: int,
+    subject: str,
+    names: str | None,
+) -> ExportOptions:
+    """Return what the command line says, checked before any input is read.
+
+    Raises:
+        UsageError: An option is out of range, or there is no such name map.
+        InputError: The name map's file cannot be used.
+    """
+    from recon3d.export._resample import check_fps
+    from recon3d.export.name_map import NameMap
+
+    if fps is not None:
+        check_fps(fps)
+    curves = None if names is None else NameMap.load(names)
+    unit = cast("Angles | None", angles)
+    return ExportOptions(fps=fps, angles=unit, slate=slate, take=take, subject=subject, names=curves)
 
 
 def run_export(
@@ -20,9 +47,10 @@ def run_export(
     *,
     head: Path | None,
     photo: Path | None,
+    options: ExportOptions,
     reporter: Reporter,
 ) -> int:
-    """Write captures in other programs' formats; return the exit status.
+    """Write captures and Live Link takes in other programs' formats; return the exit status.
 
     Raises:
         UsageError: No such format; an overlay without a photograph; or one photograph for several captures.
@@ -33,7 +61,7 @@ def run_export(
         raise UsageError("--photo goes with one capture: it is the photograph of that one")
     if photo is None and OVERLAY in wanted:
         raise UsageError("an overlay is drawn over the photograph: name it with --photo")
-    from recon3d.capture import Capture
+    from recon3d._takes import read_take
     from recon3d.head import load_head
     from recon3d.media._open import shown
     from recon3d.media.image import read_image
@@ -45,8 +73,10 @@ def run_export(
     for path in inputs:
         try:
             stem = names.claim(_named(path))
-            capture = Capture.load(path)
-            written = write_outputs([capture], model, picture, out, stem, wanted, save_captures=False)
+            capture = read_take(path, model)
+            written = write_outputs(
+                [capture], model, picture, out, stem, wanted, save_captures=False, options=options
+            )
             files = [file for folder in written for file in folder]
             reporter.done(
                 path, f"{shown(path)} -> {shown(out / stem)}", outputs=[str(file) for file in files]

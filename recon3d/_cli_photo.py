@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from recon3d._cli_report import Reporter, explain
+from recon3d._focal_option import Focal
 from recon3d._results import PHOTO_FORMATS, FolderNames, check_formats, write_outputs
 from recon3d.errors import Recon3DError, UsageError
 from recon3d.files import make_folder
@@ -44,36 +44,6 @@ class PhotoSettings:
     max_faces: int
     focal: Focal | None
     landmark_dots: bool
-
-
-@dataclass(frozen=True)
-class Focal:
-    """A focal length: ``value`` in px, or in mm on 36 x 24 mm film."""
-
-    value: float
-    on_film: bool
-
-    @staticmethod
-    def parse(text: str) -> Focal:
-        """Read ``"1200"`` (px) or ``"50mm"``.
-
-        Raises:
-            UsageError: It is neither.
-        """
-        on_film = text.strip().lower().endswith("mm")
-        try:
-            value = float(text.strip()[:-2] if on_film else text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"--focal {text!r}: pixels (1200) or mm on 35 mm film (50mm) are wanted")
-        return Focal(value, on_film)
-
-    def pixels(self, size: tuple[int, int]) -> float:
-        """Return it in px of a picture of ``size`` (w, h): the same diagonal angle of view."""
-        from recon3d.media._exif import FILM_DIAGONAL_MM
-
-        return self.value * math.hypot(*size) / FILM_DIAGONAL_MM if self.on_film else self.value
 
 
 class _NotReady(Exception):

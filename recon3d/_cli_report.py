@@ -37,6 +37,7 @@ class Reporter:
     total: int = 0
     _progress: Progress | None = field(default=None, repr=False)
     _task: TaskID | None = field(default=None, repr=False)
+    _clips: dict[str, TaskID] = field(default_factory=dict, repr=False)
 
     def __enter__(self) -> Reporter:
         return self
@@ -67,6 +68,41 @@ class Reporter:
         )
         self._task = self._progress.add_task(what, total=total)
         self._progress.start()
+
+    def begin_clips(self, total: int) -> None:
+        """Tell how many clips there are; if someone watches, each gets a bar that counts its frames."""
+        self.total = total
+        if self.quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        speed = TextColumn("{task.fields[speed]}")
+        left = TimeRemainingColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, left)
+        self._progress = Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        if total > 1:
+            self._task = self._progress.add_task("clips", total=total, speed="")
+        self._progress.start()
+
+    def frames_done(self, clip: str, step: str, done: int, total: int | None) -> None:
+        """Tell how many frames of a clip have gone through a step; all of them: the bar goes."""
+        if self._progress is None:
+            return
+        name = f"{clip}: {step}"
+        task = self._clips.get(name)
+        if task is None:
+            task = self._clips[name] = self._progress.add_task(name, total=total, speed="")
+        speed = self._progress.tasks[self._progress.task_ids.index(task)].speed
+        self._progress.update(task, completed=done, speed=f"{speed:.0f} frames/s" if speed else "")
+        if done == total:
+            self._progress.remove_task(self._clips.pop(name))
 
     def done(self, given: Path, text: str, **facts: Any) -> None:
         """Report an input that is done: ``text`` for people, ``facts`` for programs."""

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from recon3d._threads import one_thread, use_one_thread
 from recon3d.errors import InputError, OutputError, UsageError
-from recon3d.export import FORMATS, export
-from recon3d.files import make_folder, output_error
+from recon3d.export import FORMATS, ExportOptions, export
+from recon3d.export.options import DEFAULTS
+from recon3d.files import make_folder, output_error, replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +91,7 @@ def write_outputs(
     *,
     landmark_dots: bool = False,
     save_captures: bool = True,
+    options: ExportOptions = DEFAULTS,
 ) -> list[list[Path]]:
     """Write the result folders of a photograph; return the files of each face, the main one first.
 
@@ -102,6 +104,7 @@ def write_outputs(
         formats: Of ``PHOTO_FORMATS`` or ``recon3d.export.FORMATS``.
         landmark_dots: Draw the heads' own 68 landmarks over the overlay.
         save_captures: Write ``capture.npz`` as well.
+        options: What the exporters are told.
 
     Raises:
         UsageError: No such format, or an overlay without a photograph.
@@ -116,7 +119,7 @@ def write_outputs(
             target = out / name
             folder = _temporary_folder(target, stack)
             try:
-                files = _write(capture, head, photo, folder, wanted, landmark_dots, save_captures)
+                files = _write(capture, head, photo, folder, wanted, landmark_dots, save_captures, options)
             except OutputError as error:
                 raise OutputError(str(error).replace(str(folder), str(target))) from error
             except OSError as error:
@@ -145,6 +148,7 @@ def _write(
     formats: Sequence[str],
     landmark_dots: bool,
     save_capture: bool,
+    options: ExportOptions,
 ) -> list[Path]:
     # The overlay takes as long as all the rest, and is drawn meanwhile.
     with ThreadPoolExecutor(1, initializer=use_one_thread) as beside:
@@ -162,7 +166,7 @@ def _write(
             texture = bake_texture(capture, head, photo, size=texture_size(capture))
         for name in formats:
             if name != OVERLAY:
-                files += export(capture, head, folder, name, texture=texture)
+                files += export(capture, head, folder, name, texture=texture, options=options)
         return files if overlay is None else [*files, overlay.result()]
 
 
@@ -233,7 +237,7 @@ def _publish(folder: Path, target: Path, names: Sequence[str]) -> list[Path]:
         else:
             # Backwards: the capture, which speaks for the others, is renamed last.
             for name in reversed(names):
-                (folder / name).replace(target / name)
+                replace(folder / name, target / name)
     except OSError as error:
         raise output_error(target, error) from error
     return [target / name for name in names]

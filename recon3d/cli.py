@@ -19,6 +19,7 @@ import typer
 from recon3d._cli_report import Reporter, explain
 from recon3d._version import __version__
 from recon3d.errors import Recon3DError, UsageError
+from recon3d.export import FORMATS
 
 app = typer.Typer(
     add_completion=False,
@@ -36,12 +37,25 @@ class LandmarkChoice(str, Enum):
     fan = "fan"
 
 
+class AngleChoice(str, Enum):
+    """Units of the angles of a Live Link file; normalized are quarter turns."""
+
+    radians = "radians"
+    degrees = "degrees"
+    normalized = "normalized"
+
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the results; created when missing.")]
 Head = Annotated[
     Path | None,
     typer.Option("--head", exists=True, dir_okay=False, help="Head model file; the open head by default."),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch's networks run: cpu, cuda.")]
+Rate = Annotated[
+    float | None,
+    typer.Option("--fps", min=0, help="Frames per second; 0 is the source's own."),
+]
+Map = Annotated[str | None, typer.Option("--map", help="Curves for another rig: unity, vrm, or a TOML file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
 
@@ -97,7 +111,8 @@ def photo(
     takes <stem>-2.
     """
     with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
-        from recon3d._cli_photo import Focal, PhotoSettings, run_photo
+        from recon3d._cli_photo import PhotoSettings, run_photo
+        from recon3d._focal_option import Focal
         from recon3d._results import PHOTO_FORMATS
 
         settings = PhotoSettings(
@@ -115,15 +130,104 @@ def photo(
 
 
 @app.command()
-def export(
-    captures: Annotated[list[Path], typer.Argument(metavar="CAPTURE...", help="capture.npz files.")],
+def video(
+    clips: Annotated[
+        list[str],
+        typer.Argument(metavar="CLIP...", help="Clips, folders of them or of numbered images, or patterns."),
+    ],
     out: Out,
     formats: Annotated[
-        list[str], typer.Option("--format", "-f", help="obj, glb, arkit, overlay; several with commas.")
+        list[str] | None,
+        typer.Option("--format", "-f", help="livelink, glb, overlay, report by default; or any of export's."),
+    ] = None,
+    face: Annotated[str, typer.Option(help="Who: all, largest, or at most so many.")] = "all",
+    smooth: Annotated[float, typer.Option(min=0, max=1, help="Smoothing in time; 0 is none.")] = 0.5,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="START:END", help="Seconds in which the face is at rest: its neutral."),
+    ] = None,
+    focal: Annotated[
+        str | None, typer.Option(help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
+    ] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Show the clip beside the overlay.")
+    ] = False,
+    fps: Rate = None,
+    sequence_fps: Annotated[
+        float | None, typer.Option(min=0.01, help="Frames per second of numbered images; 25 by default.")
+    ] = None,
+    angles: Annotated[
+        AngleChoice | None, typer.Option(help="Unit of the angles in livelink.csv; radians by default.")
+    ] = None,
+    names: Map = None,
+    force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
+    head: Head = None,
+    device: Annotated[
+        str, typer.Option(help="Accepted as by every command; the default networks run on the CPU.")
+    ] = "cpu",
+    weights_dir: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of the face networks' files."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Turn clips into blendshape curves and animated heads.
+
+    Writes DIR/<stem>/{capture.npz, livelink.csv, animation.glb, overlay.mp4, report.html}. The most prominent
+    person of a clip takes <stem>, the others <stem>.face2 and so on. Interrupted, the same command goes on
+    where it was; clips that are done are skipped.
+    """
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_export import export_options
+        from recon3d._cli_video import parse_faces, parse_stretch, run_video
+        from recon3d._video_job import VIDEO_FORMATS, VideoSettings
+        from recon3d.clip import ClipSettings
+
+        who = parse_faces(face)
+        rest = None if calibrate is None else parse_stretch(calibrate)
+        options = export_options(
+            fps=fps, angles=angles and angles.value, slate=None, take=1, subject="recon3d", names=names
+        )
+        settings = VideoSettings(
+            out=out,
+            formats=_split(formats) or VIDEO_FORMATS,
+            clip=ClipSettings(faces=who, smooth=smooth, calibrate=rest, focal=focal),
+            head=head,
+            weights_dir=weights_dir,
+            side_by_side=side_by_side,
+            sequence_fps=sequence_fps,
+            force=force,
+            options=options,
+        )
+        status.append(run_video(clips, settings, workers, reporter))
+
+
+@app.command()
+def export(
+    captures: Annotated[
+        list[Path],
+        typer.Argument(metavar="CAPTURE...", help="capture.npz files, and Live Link Face takes (.csv)."),
+    ],
+    out: Out,
+    formats: Annotated[
+        list[str],
+        typer.Option("--format", "-f", help=f"{', '.join((*FORMATS, 'overlay'))}; several with commas."),
     ],
     picture: Annotated[
         Path | None, typer.Option("--photo", help="The photograph, for texture and overlay.")
     ] = None,
+    fps: Rate = None,
+    angles: Annotated[
+        AngleChoice | None, typer.Option(help="Unit of the angles of a Live Link file; radians by default.")
+    ] = None,
+    slate: Annotated[
+        str | None, typer.Option(help="Slate of a Live Link take; the source's name by default.")
+    ] = None,
+    take: Annotated[int, typer.Option(min=0, help="Number of a Live Link take.")] = 1,
+    subject: Annotated[str, typer.Option(help="Subject of a Live Link take.")] = "recon3d",
+    names: Map = None,
     head: Head = None,
     device: Annotated[
         str, typer.Option(help="Accepted as by every command; exporting runs no network.")
@@ -136,9 +240,80 @@ def export(
     The results go to DIR/<name>/, where <name> is the capture file's, or its folder's for a capture.npz.
     """
     with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
-        from recon3d._cli_export import run_export
+        from recon3d._cli_export import export_options, run_export
 
-        status.append(run_export(captures, out, _split(formats), head=head, photo=picture, reporter=reporter))
+        options = export_options(
+            fps=fps, angles=angles and angles.value, slate=slate, take=take, subject=subject, names=names
+        )
+        wanted = _split(formats)
+        status.append(
+            run_export(captures, out, wanted, head=head, photo=picture, options=options, reporter=reporter)
+        )
+
+
+@app.command()
+def stream(
+    take: Annotated[
+        Path, typer.Argument(metavar="CAPTURE", help="A capture.npz or a Live Link Face take (.csv).")
+    ],
+    vmc: Annotated[
+        str, typer.Option("--vmc", metavar="HOST:PORT", help="Where the receiver listens for VMC.")
+    ] = "127.0.0.1:39539",
+    loop: Annotated[bool, typer.Option("--loop", help="Again and again, until Ctrl-C.")] = False,
+    fps: Rate = None,
+    names: Map = None,
+    lower_camel: Annotated[
+        bool, typer.Option("--lower-camel", help="Send browDownLeft instead of BrowDownLeft.")
+    ] = False,
+    head: Head = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Play a capture to a VTubing program in real time, by the VMC protocol."""
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_stream import run_stream
+
+        status.append(
+            run_stream(
+                take,
+                vmc,
+                head=head,
+                fps=fps,
+                loop=loop,
+                names=names,
+                lower_camel=lower_camel,
+                reporter=reporter,
+            )
+        )
+
+
+@app.command()
+def view(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="A capture.npz, a folder that holds one, or a Live Link Face take (.csv)."
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port, or the next free one; 0: any.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to serve at; 0.0.0.0 lets the whole network look.")
+    ] = "127.0.0.1",
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    head: Head = None,
+    device: Annotated[
+        str, typer.Option(help="Accepted as by every command; viewing runs no network.")
+    ] = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Play a capture in an interactive 3D viewer, in the browser; Ctrl-C ends it."""
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_view import run_view
+
+        status.append(
+            run_view(path, head=head, host=host, port=port, open_browser=open_browser, reporter=reporter)
+        )
 
 
 @app.command()

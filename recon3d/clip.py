@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recon3d._focal_option import Focal
 from recon3d._records import CHUNK, Chunk, Records
 from recon3d._threads import one_thread
 from recon3d.capture import Capture
@@ -52,13 +53,14 @@ class ClipSettings:
         faces: Who: ``"all"``, the ``"largest"`` (most prominent) person, or at most so many.
         smooth: Strength of the smoothing in time, in [0, 1].
         calibrate: Start and end, s, of a stretch in which the person's face is at rest; or None.
-        focal: Focal length, px; None estimates it for each person.
+        focal: Focal length as the user gives it: ``"1200"`` px or ``"50mm"`` on 36 x 24 mm film; None
+            estimates it for each person.
     """
 
     faces: Faces = "all"
     smooth: float = 0.5
     calibrate: tuple[float, float] | None = None
-    focal: float | None = None
+    focal: str | None = None
 
     @property
     def max_faces(self) -> int:
@@ -198,9 +200,9 @@ class ClipSolver:
             guess, confidence = torch.zeros(len(best), units), torch.full((units,), 1e3)
         seen = Observations(pixels, torch.tensor(size, dtype=torch.float32) / 2, guess, confidence)
         guessed = default_focal(pixels[int(index.quality[best].argmax())].numpy(), size)
-        if settings.focal is not None or single:
-            rounds = 3 if single else 6
-            return solve_identity(self._solver, seen, settings.focal or guessed, rounds=rounds)
+        given = None if settings.focal is None else Focal.parse(settings.focal).pixels(size)
+        if given is not None or single:
+            return solve_identity(self._solver, seen, given or guessed, rounds=3 if single else 6)
         return solve_identity_and_focal(self._solver, seen, guessed)
 
     def _guess(self, scores: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:

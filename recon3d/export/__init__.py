@@ -60,7 +60,46 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "obj": Format("textured mesh: mesh.obj, mesh.mtl, mesh.jpg", "recon3d.export.obj", textured=True),
         "glb": Format("rigged head with the units as morph targets", "recon3d.export.glb", textured=True),
+        "glb-skeleton": Format(
+            "the moving joints without a mesh: skeleton.glb", "recon3d.export.glb_skeleton"
+        ),
+        "glb-curves": Format(
+            "the units' names and curves without a head: curves.glb", "recon3d.export.glb_curves"
+        ),
+        "usd": Format(
+            "rigged, animated head as UsdSkel: animation.usdc, or mesh.usdc of a photograph",
+            "recon3d.export.usd",
+            textured=True,
+            extra="usd",
+        ),
+        "fbx": Format(
+            "rigged, animated head, through Blender: animation.fbx",
+            "recon3d.export.fbx",
+            textured=True,
+            extra="blender",
+        ),
+        "blend": Format(
+            "rigged, animated head as a Blender file: animation.blend",
+            "recon3d.export.blend",
+            textured=True,
+            extra="blender",
+        ),
+        "obj-sequence": Format(
+            "a textured mesh a frame, with head motion: obj/frame_000001.obj ...",
+            "recon3d.export.obj_sequence",
+            textured=True,
+        ),
+        "ply-sequence": Format(
+            "a coloured binary mesh a frame, with head motion: ply/frame_000001.ply ...",
+            "recon3d.export.ply_sequence",
+        ),
         "arkit": Format("the 52 ARKit units by name: arkit.json", "recon3d.export.arkit_json"),
+        "livelink": Format("Live Link Face take: <slate>_<take>_<subject>.csv", "recon3d.export.livelink"),
+        "csv": Format("curves, head and box, one row a frame: curves.csv", "recon3d.export.curves_csv"),
+        "json": Format("the same table: curves.json", "recon3d.export.curves_json"),
+        "parquet": Format("the same table: curves.parquet", "recon3d.export.curves_parquet", extra="tables"),
+        "bvh": Format("head, jaw and eyes as bones: head.bvh", "recon3d.export.bvh"),
+        "report": Format("a page to look at a clip with: report.html", "recon3d.export.report"),
     }
 )
 

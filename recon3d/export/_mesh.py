@@ -1,4 +1,6 @@
-"""What mesh formats share: normals, and vertices doubled along texture seams."""
+"""What mesh formats share: normals, influences, colours, names, and vertices doubled along
+texture seams.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recon3d.export._still import Floats, as_array
+from recon3d.export.options import DEFAULTS, ExportOptions
 
 if TYPE_CHECKING:
     from recon3d.head import HeadModel
@@ -41,6 +44,19 @@ def split_seams(faces: Integers, faces_uv: Integers) -> SplitMesh:
     return SplitMesh(pairs // stride, pairs % stride, inverse.reshape(-1, 3))
 
 
+def target_names(head: HeadModel, options: ExportOptions = DEFAULTS) -> list[str]:
+    """Return the names of the E morph targets: the units, or numbers where the head model has no names.
+
+    A name map that merely renames is followed (units that it drops keep their own names, for a target
+    cannot go without its name); one that scales or combines cannot be, for its curves are no targets.
+    """
+    if len(head.expression_names) != head.num_expression:
+        return [f"expression{e:03d}" for e in range(head.num_expression)]
+    renames = options.names.renames if options.names is not None and head.speaks_arkit else None
+    names = [(renames or {}).get(name, name) for name in head.expression_names]
+    return names if len(set(names)) == len(names) else list(head.expression_names)
+
+
 def normals(vertices: Floats, head: HeadModel) -> Floats:
     """Return unit vertex normals: (B, V, 3) m to (B, V, 3); +Z where a vertex has no surface."""
     import torch
@@ -70,6 +86,28 @@ def normal_changes(neutral: Floats, offsets: Floats, head: HeadModel) -> Floats:
     changes = np.zeros((units * count, 3), np.float32)
     changes[where] = after - normals(neutral[None], head)[0][where % count]
     return changes.reshape(offsets.shape)
+
+
+def influences(weights: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
+    """Return the four strongest joints of each vertex (N, 4) and their weights (N, 4), sum 1."""
+    count = min(4, weights.shape[1])
+    strongest = np.argsort(-weights, axis=1, kind="stable")[:, :count]
+    joints = np.zeros((len(weights), 4), np.uint8)
+    kept = np.zeros((len(weights), 4), np.float64)
+    kept[:, :count] = np.take_along_axis(weights, strongest, axis=1).clip(min=0)
+    joints[:, :count] = strongest
+    joints[kept < 1e-5] = 0  # an unused influence must name joint 0
+    kept[kept < 1e-5] = 0.0
+    return joints, (kept / kept.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def linear_rgba(colors: Floats) -> npt.NDArray[np.uint16]:
+    """sRGB (N, 3) in [0, 1] to linear, opaque, as 16-bit RGBA (N, 4): IEC 61966-2-1."""
+    srgb = colors.clip(0, 1).astype(np.float64)
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    opaque = np.concatenate([linear, np.ones((len(linear), 1))], axis=1)
+    colour: npt.NDArray[np.uint16] = np.rint(opaque * 65535).astype(np.uint16)
+    return colour
 
 
 def _touched(vertices: npt.NDArray[np.bool_], faces: Integers) -> npt.NDArray[np.bool_]:

@@ -1,9 +1,10 @@
-"""GLB: one skinned mesh with the expression units as morph targets, in one file that any tool opens.
+"""mesh.glb: one skinned mesh with the expression units as morph targets, in one file that any tool opens.
 
 Format: Khronos, "glTF 2.0 Specification". The mesh is the person's neutral identity and stands straight
 in head space (metres, +Y up, looking along +Z, as glTF wants it): the head rotation of the photograph is
 left out, since who animates wants to set it. The photograph's expression is in the mesh's ``weights``;
-rotations of jaw and eyes, where the head model uses them, are on their joints.
+rotations of jaw and eyes, where the head model uses them, are on their joints. Clips are written by
+``recon3d/export/glb_animation.py``, which adds their motion to what is built here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from pygltflib import (
     GLTF2,
     Asset,
@@ -32,8 +32,16 @@ from pygltflib import (
 
 from recon3d._version import __version__
 from recon3d.export._gltf_buffer import GltfBuffer
-from recon3d.export._mesh import SplitMesh, normal_changes, normals, split_seams
-from recon3d.export._still import Floats, Still, as_array, check_head, quaternion, still
+from recon3d.export._mesh import (
+    SplitMesh,
+    influences,
+    linear_rgba,
+    normal_changes,
+    normals,
+    split_seams,
+    target_names,
+)
+from recon3d.export._still import Still, as_array, check_head, quaternion, still
 from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.export.texture import Pixels, encode_jpeg
 from recon3d.files import atomic_path
@@ -55,18 +63,27 @@ def write(
     texture: Pixels | None = None,
     options: ExportOptions = DEFAULTS,
 ) -> list[Path]:
-    """Write ``mesh.glb``; see the module's text for what is in it.
+    """Write ``mesh.glb``, or ``animation.glb`` of a clip; see the modules' texts for what is in them.
 
     Args:
-        capture: Of a photograph, or of a clip (its first tracked frame).
+        capture: Of a photograph or of a clip.
         head: The model that the capture was made with.
         folder: Where to write; must exist.
         texture: (H, W, 3) uint8 in the head's texture coordinates, or None for the head's own colours.
+        options: ``names`` renames the morph targets where it is a mere renaming; see ``glb_animation``.
+
+    Raises:
+        InputError: The capture belongs to another head model.
+        OutputError: The file cannot be written.
     """
+    if len(capture) > 1:
+        from recon3d.export import glb_animation
+
+        return glb_animation.write(capture, head, folder, texture, options)
     check_head(capture, head)
     frame = still(capture, head)
     target = folder / "mesh.glb"
-    gltf, buffer = build(head, capture, frame, texture)
+    gltf, buffer = build(head, capture, frame, texture, options)
     data = to_bytes(gltf, buffer)
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
@@ -74,7 +91,11 @@ def write(
 
 
 def build(
-    head: HeadModel, capture: Capture, frame: Still, texture: Pixels | None
+    head: HeadModel,
+    capture: Capture,
+    frame: Still,
+    texture: Pixels | None,
+    options: ExportOptions = DEFAULTS,
 ) -> tuple[GLTF2, GltfBuffer]:
     """Return the document and its open buffer, so that a caller can add animation before ``to_bytes``.
 
@@ -83,14 +104,7 @@ def build(
     buffer = GltfBuffer()
     split = split_seams(head.faces.cpu().numpy(), head.faces_uv.cpu().numpy())
     textured = texture is not None and len(split.texture) > 0
-    gltf = GLTF2(
-        asset=Asset(
-            version="2.0",
-            generator=f"recon3d {__version__}",
-            extras={"head": capture.head, "source": capture.source},
-        ),
-        scene=0,
-    )
+    gltf = GLTF2(asset=asset(capture), scene=0)
     attributes = _attributes(buffer, head, frame, split, textured)
     joints = head.num_joints
     gltf.meshes = [
@@ -105,13 +119,12 @@ def build(
                 )
             ],
             weights=[round(float(w), 6) for w in frame.expression],
-            extras={"targetNames": target_names(head)},
+            extras={"targetNames": target_names(head, options)},
         )
     ]
-    gltf.skins = [_skin(buffer, head, frame)]
-    gltf.nodes = [*_joint_nodes(head, frame), Node(name="head", mesh=0, skin=0)]
-    roots = [j for j, parent in enumerate(head.parents) if parent < 0]
-    gltf.scenes = [Scene(name="recon3d", nodes=[*roots, joints])]
+    gltf.skins = [skin(buffer, head, frame)]
+    gltf.nodes = [*joint_nodes(head, frame), Node(name="head", mesh=0, skin=0)]
+    gltf.scenes = [Scene(name="recon3d", nodes=[*roots(head), joints])]
     _add_material(gltf, buffer, texture if textured else None)
     return gltf, buffer
 
@@ -123,17 +136,24 @@ def to_bytes(gltf: GLTF2, buffer: GltfBuffer) -> bytes:
     return b"".join(gltf.save_to_bytes())
 
 
-def target_names(head: HeadModel) -> list[str]:
-    """Return the names of the morph targets: the units, or numbers where the head model has no names."""
-    if len(head.expression_names) == head.num_expression:
-        return list(head.expression_names)
-    return [f"expression{e:03d}" for e in range(head.num_expression)]
+def asset(capture: Capture) -> Asset:
+    """Return what a document says of itself."""
+    return Asset(
+        version="2.0",
+        generator=f"recon3d {__version__}",
+        extras={"head": capture.head, "source": capture.source},
+    )
+
+
+def roots(head: HeadModel) -> list[int]:
+    """Return the joints without a parent."""
+    return [j for j, parent in enumerate(head.parents) if parent < 0]
 
 
 def _attributes(
     buffer: GltfBuffer, head: HeadModel, frame: Still, split: SplitMesh, textured: bool
 ) -> dict[str, int]:
-    joints, weights = _influences(as_array(head.weights)[split.vertex])
+    joints, weights = influences(as_array(head.weights)[split.vertex])
     found = {
         "POSITION": buffer.vertices(frame.neutral[split.vertex], bounds=True),
         "NORMAL": buffer.vertices(normals(frame.neutral[None], head)[0][split.vertex]),
@@ -145,21 +165,8 @@ def _attributes(
         uv = as_array(head.uv)[split.texture]
         found["TEXCOORD_0"] = buffer.vertices(np.column_stack([uv[:, 0], 1 - uv[:, 1]]))  # v runs down
     if not textured:
-        found["COLOR_0"] = buffer.vertices(_linear(as_array(head.colors)[split.vertex]), normalized=True)
+        found["COLOR_0"] = buffer.vertices(linear_rgba(as_array(head.colors)[split.vertex]), normalized=True)
     return found
-
-
-def _influences(weights: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
-    """Return the four strongest joints of each vertex (N, 4) and their weights (N, 4), sum 1."""
-    count = min(4, weights.shape[1])
-    strongest = np.argsort(-weights, axis=1, kind="stable")[:, :count]
-    joints = np.zeros((len(weights), 4), np.uint8)
-    kept = np.zeros((len(weights), 4), np.float64)
-    kept[:, :count] = np.take_along_axis(weights, strongest, axis=1).clip(min=0)
-    joints[:, :count] = strongest
-    joints[kept < 1e-5] = 0  # an unused influence must name joint 0
-    kept[kept < 1e-5] = 0.0
-    return joints, (kept / kept.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _targets(buffer: GltfBuffer, head: HeadModel, frame: Still, split: SplitMesh) -> list[dict[str, int]]:
@@ -175,7 +182,8 @@ def _targets(buffer: GltfBuffer, head: HeadModel, frame: Still, split: SplitMesh
     ]
 
 
-def _skin(buffer: GltfBuffer, head: HeadModel, frame: Still) -> Skin:
+def skin(buffer: GltfBuffer, head: HeadModel, frame: Still) -> Skin:
+    """Add the joints' inverse bind matrices; return the skin of nodes 0 … J-1."""
     inverse = np.tile(np.eye(4, dtype=np.float32), (head.num_joints, 1, 1))
     inverse[:, 3, :3] = -frame.joints  # column-major: the translation is the last row in memory
     return Skin(
@@ -186,7 +194,8 @@ def _skin(buffer: GltfBuffer, head: HeadModel, frame: Still) -> Skin:
     )
 
 
-def _joint_nodes(head: HeadModel, frame: Still) -> list[Node]:
+def joint_nodes(head: HeadModel, frame: Still) -> list[Node]:
+    """Return the joints' nodes in the head's order, in the frame's pose."""
     nodes = []
     for j, parent in enumerate(head.parents):
         offset = frame.joints[j] - (frame.joints[parent] if parent >= 0 else 0.0)
@@ -200,15 +209,6 @@ def _joint_nodes(head: HeadModel, frame: Still) -> list[Node]:
             )
         )
     return nodes
-
-
-def _linear(colors: Floats) -> npt.NDArray[np.uint16]:
-    """sRGB (N, 3) in [0, 1] to linear, opaque, as 16-bit RGBA (N, 4): IEC 61966-2-1."""
-    srgb = colors.clip(0, 1).astype(np.float64)
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    opaque = np.concatenate([linear, np.ones((len(linear), 1))], axis=1)
-    colour: npt.NDArray[np.uint16] = np.rint(opaque * 65535).astype(np.uint16)
-    return colour
 
 
 def _add_material(gltf: GLTF2, buffer: GltfBuffer, texture: Pixels | None) -> None:

@@ -8,6 +8,7 @@ head model's vertex k, so that meshes of several photographs are shapes of each 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from recon3d._version import __version__
 from recon3d.export._mesh import normals
-from recon3d.export._still import Still, as_array, check_head, still
+from recon3d.export._still import Floats, as_array, check_head, still
 from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.export.texture import Pixels, encode_jpeg
 from recon3d.files import atomic_path
@@ -49,11 +50,9 @@ def write(
     check_head(capture, head)
     textured = texture is not None and len(head.faces_uv) > 0
     contents = {
-        "mesh.obj": _mesh_text(head, still(capture, head), textured).encode(),
-        "mesh.mtl": _material_text(textured).encode(),
+        "mesh.obj": mesh_encoder(head, textured)(still(capture, head).vertices),
+        **material_files(texture if textured else None),
     }
-    if textured and texture is not None:
-        contents["mesh.jpg"] = encode_jpeg(texture)
     with ExitStack() as stack:
         # The stack unwinds backwards: the mesh, which names the others, is renamed last.
         for name, data in contents.items():
@@ -61,26 +60,40 @@ def write(
     return [folder / name for name in contents]
 
 
-def _mesh_text(head: HeadModel, frame: Still, textured: bool) -> str:
-    points = frame.vertices if textured else np.hstack([frame.vertices, as_array(head.colors)])
+def material_files(texture: Pixels | None) -> dict[str, bytes]:
+    """Return the files that a mesh's text names: the material, and the texture if there is one."""
+    material = {"mesh.mtl": _material_text(texture is not None).encode()}
+    return material if texture is None else {**material, "mesh.jpg": encode_jpeg(texture)}
+
+
+def mesh_encoder(head: HeadModel, textured: bool) -> Callable[[Floats], bytes]:
+    """Return what makes the text of ``mesh.obj`` of a head's vertices (V, 3) m.
+
+    What all meshes of a head share is formatted once.
+    """
     corner = (head.faces + 1).cpu().numpy()
     columns, pattern = [corner, corner], "%d//%d"
-    uv = ""
+    uv, colours = "", as_array(head.colors)
     if len(head.faces_uv):
         columns.insert(1, (head.faces_uv + 1).cpu().numpy())
         pattern = "%d/%d/%d"
         uv = _lines("vt %.6f %.6f", as_array(head.uv))
-    return "".join(
-        [
+    faces = _lines("f" + f" {pattern}" * 3, np.stack(columns, axis=-1).reshape(len(corner), -1))
+
+    def encode(vertices: Floats) -> bytes:
+        points = vertices if textured else np.hstack([vertices, colours])
+        parts = [
             f"# recon3d {__version__}, head model {head.id}; metres, +Y up, looking along +Z\n",
             "mtllib mesh.mtl\no head\n",
             _lines("v" + " %.6f" * points.shape[1], points),
             uv,
-            _lines("vn %.4f %.4f %.4f", normals(frame.vertices[None], head)[0]),
+            _lines("vn %.4f %.4f %.4f", normals(vertices[None], head)[0]),
             "usemtl skin\ns 1\n",
-            _lines("f" + f" {pattern}" * 3, np.stack(columns, axis=-1).reshape(len(corner), -1)),
+            faces,
         ]
-    )
+        return "".join(parts).encode()
+
+    return encode
 
 
 def _lines(pattern: str, rows: npt.NDArray[Any]) -> str:

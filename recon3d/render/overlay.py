@@ -125,7 +125,7 @@ def _draw_heads(
 ) -> None:
     """Draw the heads into the two panels, in place; only the part that they cover is rendered."""
     count = heads[0].shape[0]
-    clay = torch.cat([_clay(head, faces, colors) for head in heads])
+    clay = torch.cat([clay_colors(head, faces, colors) for head in heads])
     verts = torch.cat(list(heads))[None]
     all_faces = torch.cat([faces + k * count for k in range(len(heads))])
     shown = camera.cropped(*view.window[:2], (1, 1)).scaled(view.scale)
@@ -140,12 +140,12 @@ def _draw_heads(
         image, alpha = render.image[0], render.alpha[0]
         alone[y0:y1, x0:x1] = _to_bytes(image).numpy()
         below = torch.from_numpy(over[y0:y1, x0:x1]).float() / 255
-        mixed = torch.lerp(below, _without_paper(image, alpha), (alpha * _OPACITY)[..., None])
-        line = _contour(alpha)[..., None] * 0.8
+        mixed = torch.lerp(below, without_paper(image, alpha), (alpha * _OPACITY)[..., None])
+        line = contour(alpha)[..., None] * 0.8
         over[y0:y1, x0:x1] = _to_bytes(torch.lerp(mixed, mixed.new_tensor(_LINE), line)).numpy()
 
 
-def _clay(head: Tensor, faces: Tensor, colors: Tensor | None) -> Tensor:
+def clay_colors(head: Tensor, faces: Tensor, colors: Tensor | None) -> Tensor:
     """(V,3) clay, darker in hollows, and as light or dark as the head's own colours where it has any."""
     hollow = (concavity(head[None], faces)[0] - 0.06).clamp(0, 0.4)
     tone = 1 - 0.8 * hollow
@@ -155,13 +155,13 @@ def _clay(head: Tensor, faces: Tensor, colors: Tensor | None) -> Tensor:
     return (torch.tensor(_CLAY) * tone[:, None]).clamp(0, 1)
 
 
-def _without_paper(image: Tensor, alpha: Tensor) -> Tensor:
+def without_paper(image: Tensor, alpha: Tensor) -> Tensor:
     """Undo the paper's share in the pixels at the contour, so that it does not shine through the photo."""
     paper = image.new_tensor(_PAPER)
     return ((image - paper) / alpha.clamp_min(0.25)[..., None] + paper).clamp(0, 1)
 
 
-def _contour(alpha: Tensor) -> Tensor:
+def contour(alpha: Tensor) -> Tensor:
     """(H,W) in [0,1]: a line about one pixel wide along the outline."""
     padded = F.pad(alpha[None, None], (1, 1, 1, 1), mode="replicate")
     spread = F.max_pool2d(padded, 3, 1) + F.max_pool2d(-padded, 3, 1)

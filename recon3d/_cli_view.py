@@ -1,0 +1,38 @@
+"""``recon3d view``."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from recon3d._cli_report import Reporter
+
+
+def run_view(
+    path: Path, *, head: Path | None, host: str, port: int, open_browser: bool, reporter: Reporter
+) -> int:
+    """Serve the viewer until Ctrl-C, which is how it ends well; return the exit status.
+
+    Raises:
+        MissingExtraError: viser is not installed.
+        InputError: The capture or the head model cannot be used.
+        UsageError: The address cannot be served at.
+    """
+    from recon3d.view import Viewer, require_viser
+
+    require_viser()  # before the seconds that reading takes
+    from recon3d._takes import read_take
+    from recon3d.head import load_head
+    from recon3d.media._open import shown
+
+    model = load_head(head)
+    capture = read_take(path / "capture.npz" if path.is_dir() else path, model)
+    try:
+        with Viewer(capture, model, host=host, port=port) as viewer:
+            reporter.done(path, f"{shown(path)}: {viewer.url}  (Ctrl-C ends)", url=viewer.url)
+            if open_browser:
+                webbrowser.open(viewer.url)
+            viewer.run()
+    except KeyboardInterrupt:
+        pass
+    return 0

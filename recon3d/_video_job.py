@@ -1,0 +1,340 @@
+"""One clip from file to result folders, in steps that survive an interruption.
+
+While a clip is worked on, a hidden folder beside its results holds what was seen so far (recon3d._records).
+Its name carries a fingerprint of the clip and of the settings that matter for it, so the same command goes on
+where it was, and another one starts anew. The result folders appear whole, the main person's last: where that
+one lies complete, the clip is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recon3d._results import OVERLAY, folder_names
+from recon3d._threads import one_thread
+from recon3d._version import __version__
+from recon3d.errors import InputError, OutputError, Recon3DError
+from recon3d.export import FORMATS, ExportOptions, export
+from recon3d.export.options import DEFAULTS
+from recon3d.files import make_folder, output_error
+
+if TYPE_CHECKING:
+    from recon3d.clip import ClipSettings, ClipSolver, Person
+    from recon3d.face.dense import DenseSource
+    from recon3d.head import HeadModel
+    from recon3d.media.video import Clip
+
+#: What ``recon3d video`` writes unless told otherwise; ``capture.npz`` is always written.
+VIDEO_FORMATS = ("livelink", "glb", OVERLAY, "report")
+#: Files by which a finished result is known.
+_FILES = {
+    "livelink": "livelink.csv",
+    OVERLAY: "overlay.mp4",
+    "report": "report.html",
+    "capture": "capture.npz",
+}
+
+#: Called with a step's name, the frames done, and how many there are (None: unknown).
+Notify = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """The options of ``recon3d video``.
+
+    Attributes:
+        out: Folder of the results.
+        formats: Of ``VIDEO_FORMATS`` or ``recon3d.export.FORMATS``.
+        clip: How clips are solved.
+        head: File of a head model, or None.
+        weights_dir: Folder of the face networks, or None.
+        side_by_side: Show the clip beside the overlay.
+        sequence_fps: Frames per second of image sequences, or None.
+        force: Do again what is done.
+        options: What the exporters are told.
+        threads: LiteRT's and torch's threads of one worker, or None for the machine's.
+    """
+
+    out: Path
+    formats: Sequence[str]
+    clip: ClipSettings
+    head: Path | None = None
+    weights_dir: Path | None = None
+    side_by_side: bool = False
+    sequence_fps: float | None = None
+    force: bool = False
+    options: ExportOptions = field(default=DEFAULTS)
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ClipReport:
+    """What became of a clip.
+
+    Attributes:
+        folders: Result folders, the main person's first.
+        files: All files in them.
+        frames: Frames of the clip.
+        lost: Packets and frames that could not be decoded.
+        tracked: Share of the frames in which the main person was seen.
+        skipped: It was done already.
+    """
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    frames: int
+    lost: int
+    tracked: float
+    skipped: bool = False
+
+
+class VideoWorker:
+    """Does one clip after another; head, networks and solver are loaded once. Not thread-safe."""
+
+    def __init__(self, settings: VideoSettings) -> None:
+        """Note the settings."""
+        self._settings = settings
+
+    @cached_property
+    def head(self) -> HeadModel:
+        """The head model."""
+        from recon3d.head import load_head
+
+        return load_head(self._settings.head)
+
+    @cached_property
+    def _source(self) -> DenseSource:
+        from recon3d.assets import FACE_LANDMARKER, fetch
+        from recon3d.face.dense import DenseSource
+
+        folder = self._settings.weights_dir
+        path = fetch(FACE_LANDMARKER.name) if folder is None else folder / FACE_LANDMARKER.filename
+        return DenseSource(path=path, threads=self._settings.threads)
+
+    @cached_property
+    def _solver(self) -> ClipSolver:
+        from recon3d.clip import ClipSolver
+        from recon3d.fitting import LandmarkSolver
+
+        return ClipSolver(self.head, LandmarkSolver(self.head))
+
+    def prepare(self) -> None:
+        """Load everything, so that what is missing shows before any clip.
+
+        Raises:
+            Recon3DError: Something cannot be had.
+        """
+        _ = self._solver, self._source
+        if "mediapipe478" not in self.head.embeddings:
+            raise InputError(f"the head model {self.head.id} has no landmark embedding mediapipe478")
+
+    def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
+        """Do one clip.
+
+        Args:
+            path: The clip.
+            stem: Name of its result folder.
+            notify: Told of the progress.
+
+        Raises:
+            Recon3DError: It cannot be done; nothing half-written is left. What was seen is kept for the next
+                try only where the results could not be written.
+        """
+        from recon3d.media.video import open_clip
+
+        settings = self._settings
+        finished = _finished(settings, stem)
+        if finished is not None and not settings.force:
+            return finished
+        with open_clip(path, fps=settings.sequence_fps) as clip:
+            make_folder(settings.out)
+            work = settings.out / f".recon3d-{stem}-{_fingerprint(path, settings)}"
+            try:
+                report = self._run(clip, work, stem, notify)
+            except OutputError:
+                raise
+            except Recon3DError:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            shutil.rmtree(work, ignore_errors=True)
+        _remove_old_work(settings.out, stem)
+        return report
+
+    def _run(self, clip: Clip, work: Path, stem: str, notify: Notify) -> ClipReport:
+        from recon3d.clip import observe, open_records
+
+        settings = self._settings
+        try:
+            records = open_records(work)
+        except OSError as error:
+            raise output_error(settings.out, error) from error
+        total = clip.frame_count
+        observe(clip, records, self._source, settings.clip, lambda done: notify("tracking", done, total))
+        notify("tracking", records.frames, records.frames)
+        lost = 0 if records.last is None else records.last.lost
+        if not records.frames:
+            raise InputError(f"{clip.path}: not one frame could be decoded; is the file complete?")
+        try:
+            persons = self._solver.solve(records, clip.size, clip.fps, clip.path.name, settings.clip)
+        except Recon3DError as error:
+            raise type(error)(f"{clip.path}: {error}") from error
+        with one_thread():
+            staged = self._stage(clip, persons, work, stem, lost, notify)
+        files = [file for folder, target in reversed(staged) for file in _publish(folder, target)]
+        folders = tuple(target for _, target in staged)
+        tracked = float(persons[0].capture.tracked.mean())
+        return ClipReport(folders, tuple(files), records.frames, lost, tracked)
+
+    def _stage(
+        self, clip: Clip, persons: Sequence[Person], work: Path, stem: str, lost: int, notify: Notify
+    ) -> list[tuple[Path, Path]]:
+        """Write every person's files into folders under ``work``; return these and where they shall go."""
+        settings = self._settings
+        staged = []
+        overlay: Path | None = None
+        for person, name in zip(persons, folder_names(stem, len(persons)), strict=True):
+            folder, target = work / f"out-{name}", settings.out / name
+            if target.exists() and not target.is_dir():
+                raise OutputError(
+                    f"{target}: a file is in the way of the output folder; choose another --out"
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            make_folder(folder)
+            try:
+                if OVERLAY in settings.formats:
+                    overlay = self._overlay(clip, persons, folder, overlay, notify)
+                self._export(person, folder, _notes(person, lost))
+            except OutputError as error:
+                raise OutputError(str(error).replace(str(folder), str(target))) from error
+            except OSError as error:
+                raise output_error(target, error) from error
+            staged.append((folder, target))
+        return staged
+
+    def _overlay(
+        self, clip: Clip, persons: Sequence[Person], folder: Path, done: Path | None, notify: Notify
+    ) -> Path:
+        """Write the overlay video of all persons, or copy it where it has been written for another one."""
+        target = folder / _FILES[OVERLAY]
+        if done is not None:
+            shutil.copyfile(done, target)
+            return target
+        from recon3d.media.video import VideoWriter
+        from recon3d.render.overlay_video import OverlayArtist
+
+        captures = [person.capture for person in persons]
+        artist = OverlayArtist(captures, self.head, side_by_side=self._settings.side_by_side)
+        sound = clip.path if clip.has_audio else None
+        total = len(captures[0])
+        with VideoWriter(target, artist.size, clip.fps, audio_from=sound) as video:
+            for count, (picture, time) in enumerate(artist.draw(clip.frames(ahead=8)), 1):
+                video.write(picture, time)
+                notify("overlay", min(count, total - 1), total)
+        notify("overlay", total, total)
+        return target
+
+    def _export(self, person: Person, folder: Path, notes: Sequence[str]) -> None:
+        from recon3d.export.livelink import write_livelink
+        from recon3d.export.report import write_report
+
+        settings, capture = self._settings, person.capture
+        capture.save(folder / _FILES["capture"])
+        for name in settings.formats:
+            if name == "livelink":
+                write_livelink(capture, self.head, folder / _FILES[name], settings.options)
+            elif name == "report":
+                write_report(capture, folder, notes=notes)
+            elif name in FORMATS:
+                export(capture, self.head, folder, name, options=settings.options)
+
+
+def known_formats() -> tuple[str, ...]:
+    """Return all formats that ``recon3d video`` can be asked for."""
+    return (*FORMATS, OVERLAY)
+
+
+def _finished(settings: VideoSettings, stem: str) -> ClipReport | None:
+    """Return the report of a clip whose results lie there complete, else None."""
+    folder = settings.out / stem
+    wanted = ["capture", *(name for name in settings.formats if name in _FILES)]
+    if not all((folder / _FILES[name]).is_file() for name in wanted):
+        return None
+    from recon3d.capture import Capture
+
+    try:
+        capture = Capture.load(folder / _FILES["capture"])
+    except InputError:
+        return None
+    files = tuple(sorted(folder.iterdir()))
+    return ClipReport((folder,), files, len(capture), 0, float(capture.tracked.mean()), skipped=True)
+
+
+def _fingerprint(path: Path, settings: VideoSettings) -> str:
+    """Return eight digits that change with the clip and with all that decides what is seen in it."""
+    facts: list[Any] = [__version__, str(path.absolute()), settings.clip.max_faces, settings.sequence_fps]
+    for file in [path, *sorted(path.glob("*"))] if path.is_dir() else [path]:
+        if file.exists():
+            facts += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def _notes(person: Person, lost: int) -> list[str]:
+    notes = []
+    if lost:
+        notes.append(f"{lost} frames could not be decoded and are left out")
+    if person.cuts:
+        where = ", ".join(f"{time:.2f}" for time in person.cuts[:20])
+        notes.append(f"cuts at {where} s" + (" and later" if len(person.cuts) > 20 else ""))
+    return notes
+
+
+def _publish(folder: Path, target: Path) -> list[Path]:
+    """Give a finished folder its name, in place of the one that an earlier run left.
+
+    Files that recon3d did not write in that one are kept.
+    """
+    try:
+        if target.is_dir():
+            new = {file.name for file in folder.iterdir()}
+            # The capture speaks for the others, so it goes first and comes back last.
+            (target / _FILES["capture"]).unlink(missing_ok=True)
+            for name in sorted(new, key=lambda name: name == _FILES["capture"]):
+                _replace(folder / name, target / name)
+        else:
+            folder.rename(target)
+        return sorted(target.iterdir())
+    except OSError as error:
+        raise output_error(target, error) from error
+
+
+def _replace(source: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)
+
+
+def _remove_old_work(out: Path, stem: str) -> None:
+    """Remove what interrupted runs of this clip with other settings left."""
+    for folder in out.glob(f".recon3d-{_escaped(stem)}-????????"):
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _escaped(name: str) -> str:
+    from glob import escape
+
+    return escape(name)
+
+
+def with_threads(settings: VideoSettings, workers: int) -> VideoSettings:
+    """Share the machine's cores among workers."""
+    if settings.threads is not None or workers < 2:
+        return settings
+    return replace(settings, threads=max(1, (os.cpu_count() or 1) // workers))
