@@ -41,6 +41,9 @@ _FILES = {
     "capture": "capture.npz",
 }
 
+#: Of x264: the slower presets would take longer than all the rest of the command.
+_PRESET = "superfast"
+
 #: Called with a step's name, the frames done, and how many there are (None: unknown).
 Notify = Callable[[str, int, int | None], None]
 
@@ -233,7 +236,7 @@ class VideoWorker:
         artist = OverlayArtist(captures, self.head, side_by_side=self._settings.side_by_side)
         sound = clip.path if clip.has_audio else None
         total = len(captures[0])
-        with VideoWriter(target, artist.size, clip.fps, audio_from=sound) as video:
+        with VideoWriter(target, artist.size, clip.fps, audio_from=sound, preset=_PRESET) as video:
             for count, (picture, time) in enumerate(artist.draw(clip.frames(ahead=8)), 1):
                 video.write(picture, time)
                 notify("overlay", min(count, total - 1), total)

@@ -276,7 +276,7 @@ class Viewer:
         self.server = _serve(host, free_port(host, port), capture.source)
         self.frame = 0
         self._times = capture.timestamps - capture.timestamps[0]
-        self._end = float(self._times[-1]) + (1 / capture.fps if capture.fps > 0 else 0.0)
+        self._end = float(self._times[-1]) + (1 / capture.fps if capture.fps > 0 else 1.0)
         self._time = 0.0
         self._followed = -np.inf
         self._drawn: tuple[object, ...] = ()
@@ -320,17 +320,18 @@ class Viewer:
         self._move(elapsed)
         by_hand = self.panel.by_hand()
         units = self.panel.units() if by_hand else None
-        wanted = (self.frame, bool(self.panel.motion.value), None if units is None else units.tobytes())
+        moving, marked = bool(self.panel.motion.value), bool(self.panel.landmarks.value)
+        wanted = (self.frame, moving, marked, None if units is None else units.tobytes())
         self._dress()
         if wanted == self._drawn:
             if not by_hand and not self.panel.playing:
                 self._follow()
             return
-        vertices = self.stage.vertices(self.frame, units, moving=wanted[1])
+        vertices = self.stage.vertices(self.frame, units, moving=moving)
         with self.server.atomic():
             for mesh, part in zip(self.meshes, self._parts, strict=True):
                 mesh.vertices = part.points(vertices)
-            if self.points is not None:
+            if self.points is not None and marked:
                 self.points.points = self.stage.landmarks(vertices)
         self._drawn = wanted
         self._tell()
@@ -372,17 +373,22 @@ class Viewer:
 
     def _move(self, elapsed: float) -> None:
         """Go where the user moved the slider, or on in time."""
-        wanted = int(self.panel.frame.value)
+        wanted = min(int(self.panel.frame.value), len(self._times) - 1)
         if wanted != self.frame:
-            self.frame, self._time = min(wanted, len(self._times) - 1), float(self._times[wanted])
+            self.frame, self._time = wanted, float(self._times[wanted])
         elif self.panel.playing:
-            self._time += elapsed * float(self.panel.speed.value)
-            if self._time >= self._end:
-                self._time = self._time % self._end if self.panel.loop.value else float(self._times[-1])
-                if not self.panel.loop.value:
-                    self.panel.set_playing(False)
-            self.frame = max(0, int(np.searchsorted(self._times, self._time, side="right")) - 1)
-            assign(self.panel.frame, self.frame)
+            self._play_on(elapsed * float(self.panel.speed.value))
+
+    def _play_on(self, elapsed: float) -> None:
+        """Move on by ``elapsed`` seconds of the clip; at its end, begin anew or stop."""
+        self._time += elapsed
+        if self._time >= self._end and self.panel.loop.value:
+            self._time %= self._end
+        elif self._time >= self._end:
+            self._time = float(self._times[-1])
+            self.panel.set_playing(False)
+        self.frame = max(0, int(np.searchsorted(self._times, self._time, side="right")) - 1)
+        assign(self.panel.frame, self.frame)
 
     def _dress(self) -> None:
         """Pass on how the head is to be drawn."""

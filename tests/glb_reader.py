@@ -18,7 +18,7 @@ _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
 
 class Glb:
-    """The parts of a GLB with one mesh, one primitive and one skin."""
+    """The parts of a GLB with at most one mesh, primitive, skin and animation."""
 
     def __init__(self, data: bytes) -> None:
         magic, version, length = struct.unpack_from("<4sII", data)
@@ -32,7 +32,8 @@ class Glb:
         assert binary % 4 == 0
         assert 28 + size + binary == len(data)
         self.blob = data[28 + size :]
-        self.primitive: dict[str, Any] = self.json["meshes"][0]["primitives"][0]
+        meshes = self.json.get("meshes", [{"primitives": [{}]}])
+        self.primitive: dict[str, Any] = meshes[0]["primitives"][0]
 
     def view(self, number: int) -> bytes:
         view = self.json["bufferViews"][number]
@@ -81,19 +82,52 @@ class Glb:
     def attribute(self, name: str) -> Array:
         return self.array(self.primitive["attributes"][name])
 
+    def channels(self) -> dict[tuple[int, str], tuple[Array, Array]]:
+        """Node and path of each animated property, to times (K,) and values (K, …)."""
+        (animation,) = self.json["animations"]
+        found = {}
+        for channel in animation["channels"]:
+            sampler, target = animation["samplers"][channel["sampler"]], channel["target"]
+            assert sampler["interpolation"] == "LINEAR"
+            times, values = self.array(sampler["input"]), self.array(sampler["output"])
+            assert (target["node"], target["path"]) not in found
+            found[target["node"], target["path"]] = times, values.reshape(len(times), -1)
+        return found
+
     def check(self) -> None:
-        """Everything that the specification asks of the kinds of object in these files."""
+        """Everything that the specification asks of the kinds of object in a file with a head."""
+        self.check_buffers()
+        self._check_primitive()
+        self._check_nodes()
+        for image in self.json.get("images", []):
+            assert image["mimeType"] == "image/jpeg"
+            assert Image.open(io.BytesIO(self.view(image["bufferView"]))).format == "JPEG"
+
+    def check_buffers(self) -> None:
+        """What the specification asks of any file: its buffer, accessors and animation."""
         assert self.json["asset"]["version"] == "2.0"
         assert [b["byteLength"] for b in self.json["buffers"]] == [len(self.blob)]
         assert _no_empty(self.json)
         self._check_views()
         for number in range(len(self.json["accessors"])):
             self._check_accessor(number)
-        self._check_primitive()
-        self._check_nodes()
-        for image in self.json.get("images", []):
-            assert image["mimeType"] == "image/jpeg"
-            assert Image.open(io.BytesIO(self.view(image["bufferView"]))).format == "JPEG"
+        if "animations" in self.json:
+            self._check_animation()
+
+    def _check_animation(self) -> None:
+        (animation,) = self.json["animations"]
+        used = {c["sampler"] for c in animation["channels"]}
+        assert used == set(range(len(animation["samplers"])))
+        widths = {"weights": len(self.primitive.get("targets", [])), "translation": 3, "rotation": 4}
+        for sampler in animation["samplers"]:
+            assert {"min", "max"} <= set(self.json["accessors"][sampler["input"]])
+        for (_, path), (times, values) in self.channels().items():
+            assert times.dtype == np.float32
+            assert times[0] >= 0
+            assert (np.diff(times) > 0).all()
+            assert values.shape == (len(times), widths[path])
+            if path == "rotation":
+                np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=1e-6)
 
     def _check_views(self) -> None:
         """Views lie one after the other, without overlap, and each is used."""
@@ -155,15 +189,24 @@ class Glb:
         assert self.array(skin["inverseBindMatrices"]).shape == (len(skin["joints"]), 16)
         assert all(n.get("name") for n in nodes)
 
-    def skinned(self, rotations: dict[int, Array]) -> Array:
-        """(N, 3) vertices with the joint nodes turned by axis-angle rotations, as section 3.7.3 says."""
+    def skinned(
+        self,
+        rotations: dict[int, Array],
+        translations: dict[int, Array] | None = None,
+        points: Array | None = None,
+    ) -> Array:
+        """(N, 3) vertices with the joint nodes turned by axis-angle rotations, as section 3.7.3 says.
+
+        ``translations`` replace the nodes' own, ``points`` (N, 3) those of the mesh.
+        """
         nodes, skin = self.json["nodes"], self.json["skins"][0]
         world: dict[int, Array] = {}
 
         def visit(number: int, above: Array) -> None:
             local = np.eye(4)
             local[:3, :3] = _matrix(rotations[number].astype(float))
-            local[:3, 3] = nodes[number].get("translation", [0, 0, 0])
+            own = nodes[number].get("translation", [0, 0, 0])
+            local[:3, 3] = (translations or {}).get(number, own)
             world[number] = above @ local
             for child in nodes[number].get("children", []):
                 visit(child, world[number])
@@ -172,8 +215,8 @@ class Glb:
         inverse = self.array(skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1)
         matrices = np.stack([world[j] @ m for j, m in zip(skin["joints"], inverse, strict=True)])
         blended = np.einsum("nk,nkij->nij", self.attribute("WEIGHTS_0"), matrices[self.attribute("JOINTS_0")])
-        points = np.column_stack([self.attribute("POSITION"), np.ones(len(blended))])
-        return np.einsum("nij,nj->ni", blended, points)[:, :3]
+        start = self.attribute("POSITION") if points is None else points
+        return np.einsum("nij,nj->ni", blended, np.column_stack([start, np.ones(len(start))]))[:, :3]
 
 
 def _matrix(rotation: Array) -> Array:

@@ -218,7 +218,7 @@ def test_landmark_benchmark(head: HeadModel, solver: LandmarkSolver) -> None:
     assert 2.5 < report.raw51 < 4.5 < report.raw68 < 6
     assert report.mesh51 < report.raw51 + 0.5
     assert report.mesh68 < report.raw68 + 0.6
-    assert report.failures <= 0.05
+    assert report.failures <= 0.08
 
 
 @needs_data

@@ -295,11 +295,16 @@ def test_a_clip_is_shown_by_its_first_tracked_frame(toy: HeadModel, tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+def contents(path: Path) -> list[bytes]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file.read_bytes() for file in files]
+
+
+# Blender, which may not be here either, writes times and random numbers into its files.
+@pytest.mark.parametrize("format", sorted(f for f in FORMATS if FORMATS[f].extra != "blender"))
 def test_writing_again_gives_the_same_bytes(toy: HeadModel, tmp_path: Path, format: str) -> None:
     first, second = (
-        [p.read_bytes() for p in export(toy_capture(toy), toy, tmp_path / n, format, photo=PHOTO)]
-        for n in "ab"
+        [contents(p) for p in export(toy_capture(toy), toy, tmp_path / n, format, photo=PHOTO)] for n in "ab"
     )
     assert first == second
 
@@ -317,8 +322,8 @@ def test_wrong_head_or_photograph_is_refused(toy: HeadModel, tmp_path: Path, for
 
 
 def test_unknown_format_lists_those_that_exist(toy: HeadModel, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no export format 'fbx'; choose from obj, glb, arkit"):
-        export(toy_capture(toy), toy, tmp_path, "fbx")
+    with pytest.raises(UsageError, match="no export format 'c4d'; choose from obj, glb, "):
+        export(toy_capture(toy), toy, tmp_path, "c4d")
 
 
 def test_missing_package_names_its_extra(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,22 @@ from recon3d.evaluation.synthetic import (
     compare,
     exact_landmarks,
     random_truth,
+    read_live_link,
     single_units,
     sparse_expressions,
 )
-from recon3d.fitting import FitResult, FitState, LandmarkSolver, default_focal, guess_from_scores
+from recon3d.fitting import (
+    SPARSE,
+    FitResult,
+    FitSettings,
+    FitState,
+    LandmarkSolver,
+    default_focal,
+    guess_from_scores,
+)
 from recon3d.head import HeadModel, load_head
+
+RECORDING = Path(__file__).parents[1].parent / "shared" / "data" / "livelink" / "rom_3.csv"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,6 +47,13 @@ def head() -> HeadModel:
 
 @pytest.fixture(scope="module")
 def solver(head: HeadModel) -> LandmarkSolver:
+    """Most truths below are random units, which no face shows together: nothing natural is to be expected."""
+    return LandmarkSolver(head, settings=FitSettings(priors=SPARSE))
+
+
+@pytest.fixture(scope="module")
+def natural(head: HeadModel) -> LandmarkSolver:
+    """The solver as users have it."""
     return LandmarkSolver(head)
 
 
@@ -74,6 +93,29 @@ def test_known_heads_are_found_again(head: HeadModel, solver: LandmarkSolver, ki
     assert report.distance_percent <= 6
     assert float(result.residual.max()) < 0.01
     assert float(result.inliers.min()) > 0.95
+
+
+@pytest.mark.skipif(not RECORDING.is_file(), reason="the shared recording is not there")
+def test_natural_expressions_are_found_better_with_the_natural_prior(
+    head: HeadModel, solver: LandmarkSolver, natural: LandmarkSolver
+) -> None:
+    """Frames of the second half of the recording, of whose first half the prior was made."""
+    expression = read_live_link(RECORDING)
+    expression = expression[len(expression) // 2 :][::80]
+    rng = np.random.default_rng(21)
+    truth = random_truth(head, expression, rng)
+    points = exact_landmarks(head, truth)
+    points = points + torch.tensor(rng.normal(0, 1.5, points.shape), dtype=torch.float32)
+    found = [compare(s.fit(points, truth.focal, truth.principal), truth) for s in (natural, solver)]
+    assert found[0].correlation > found[1].correlation + 0.03
+    assert found[0].arkit_mae < found[1].arkit_mae
+
+
+def test_a_wink_stays_one_sided(head: HeadModel, natural: LandmarkSolver) -> None:
+    found = fit_expression(head, natural, units(eyeBlinkLeft=0.9))
+    left, right = found[:, unit("eyeBlinkLeft")], found[:, unit("eyeBlinkRight")]
+    assert float(left.min()) > 0.5
+    assert float((left - right).min()) > 0.35
 
 
 def test_single_units_are_named_right(head: HeadModel, solver: LandmarkSolver) -> None:
@@ -281,7 +323,7 @@ def test_one_identity_serves_many_frames(head: HeadModel, solver: LandmarkSolver
 
 def test_68_points_with_the_sliding_jaw(head: HeadModel) -> None:
     rng = np.random.default_rng(17)
-    sparse = LandmarkSolver(head, "ibug68")
+    sparse = LandmarkSolver(head, "ibug68", FitSettings(priors=SPARSE))
     truth = random_truth(head, sparse_expressions(24, rng), rng, turn=(10.0, 35.0, 10.0))
     result = fit_truth(head, sparse, truth, "ibug68")
     report = compare(result, truth)

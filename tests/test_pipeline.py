@@ -245,8 +245,8 @@ def test_the_texture_is_as_fine_as_the_face(astronaut: Capture, face: int, side:
 def test_only_what_is_asked_for(worker: Reconstructor, astronaut: Capture, tmp_path: Path) -> None:
     write_outputs([astronaut], worker.head, Photo(ASTRONAUT), tmp_path, "eve", ["arkit"])
     assert {p.name for p in (tmp_path / "eve").iterdir()} == {"capture.npz", "arkit.json"}
-    with pytest.raises(UsageError, match=r"no format 'fbx'; choose from obj, glb, arkit"):
-        write_outputs([astronaut], worker.head, None, tmp_path, "adam", ["fbx"])
+    with pytest.raises(UsageError, match=r"no format 'stl'; choose from obj, glb, "):
+        write_outputs([astronaut], worker.head, None, tmp_path, "adam", ["stl"])
     with pytest.raises(UsageError, match="overlay is drawn over the photograph"):
         write_outputs([astronaut], worker.head, None, tmp_path, "adam", ["overlay"])
     with pytest.raises(InputError, match="100 x 100 pixels"):

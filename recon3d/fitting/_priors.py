@@ -60,6 +60,10 @@ class PriorSettings:
     symmetry: float = 0.0
 
 
+#: For expressions of any kind, such as random units: nothing is expected but few and small ones.
+SPARSE = PriorSettings(sparsity=2.0, natural=0.0, ridge=2.0, exclusive=4.0, symmetry=4.0)
+
+
 @dataclass(frozen=True)
 class QuadraticPrior:
     """``½ θᵀ H θ + gᵀ θ`` over P coefficients; H (B or 1, P, P), g (B or 1, P)."""

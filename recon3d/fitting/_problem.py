@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class Structure:
     group: Tensor
     mass: Tensor
     table: Tensor
+    _columns: dict[tuple[bool, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(basis: LandmarkBasis, kind: str) -> Structure:
@@ -72,6 +73,17 @@ class Structure:
                 table.append(product if i == j else product + product.mT)
         mass = torch.zeros(_GROUPS + _PAIR_GROUPS).index_add_(0, group, weights)
         return Structure(basis, first, second, weights, group, mass, torch.stack(table).flatten(1))
+
+    def columns(self, rigid: bool, fixed_shape: bool) -> Tensor:
+        """The columns of the table that belong to the unknowns which are solved for; kept once made."""
+        kind = rigid, fixed_shape
+        if kind not in self._columns:
+            size = 6 + self.basis.count
+            free = torch.arange(6 + self.basis.shapes if fixed_shape else 6, size)
+            wanted = torch.arange(6) if rigid else torch.cat([torch.arange(6), free])
+            table = self.table.view(-1, size, size)
+            self._columns[kind] = table[:, wanted][:, :, wanted].flatten(1)
+        return self._columns[kind]
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Problem:
         self.bounded = bounded
         self.fixed_shape = fixed_shape
         self.free = slice(self.basis.shapes if fixed_shape else 0, None)
-        self._tables = {rigid: self._table(rigid) for rigid in (True, False)}
+        self._tables = {rigid: structure.columns(rigid, fixed_shape) for rigid in (True, False)}
 
     def subset(self, index: Tensor) -> Problem:
         """The same problem for the faces of ``index`` (n,) alone."""
@@ -126,13 +138,6 @@ class Problem:
         part.pixels, part.unit = self.pixels[index], self.unit[index]
         part.focal, part.principal = self.focal[index], self.principal[index]
         return part
-
-    def _table(self, rigid: bool) -> Tensor:
-        """The columns of the structure's table that belong to the unknowns which are solved for."""
-        size = 6 + self.basis.count
-        wanted = torch.arange(6) if rigid else torch.cat([torch.arange(6), torch.arange(size)[6:][self.free]])
-        table = self.structure.table.view(-1, size, size)
-        return table[:, wanted][:, :, wanted].flatten(1)
 
     def evaluate(self, state: FitState) -> Evaluation:
         """Project the head of ``state`` and compare it with the landmarks."""

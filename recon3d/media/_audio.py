@@ -171,7 +171,7 @@ def _encoded(
 
 
 def _resampler(stream: AudioStream, rate: int, layout: str) -> av.filter.Graph:
-    """Return a filter graph whose sound begins exactly with the picture and has silence where there is none."""
+    """Return filters whose sound begins exactly with the picture and has silence where there is none."""
     graph = av.filter.Graph()
     steps = (
         graph.add_abuffer(template=stream),

@@ -138,8 +138,14 @@ def read_frames(
         for index, picture in enumerate(Decoder(container, stream, on_lost).pictures()):
             seconds = clock.read(picture.pts, stream.time_base)
             convert = convert or Converter(_layout(stream, picture, path))
-            if index >= start:
-                yield index, seconds, convert(picture)
+            if index < start:
+                continue
+            try:
+                pixels = convert(picture)
+            except av.error.FFmpegError as error:
+                what = f"its pixels ({picture.format.name}) cannot be converted; convert it to H.264"
+                raise InputError(f"{shown(path)}: {what}") from error
+            yield index, seconds, pixels
 
 
 class Decoder:
@@ -223,7 +229,10 @@ class Converter:
         self._turner = _turner(layout)
 
     def __call__(self, picture: VideoFrame) -> Pixels:
-        """Return (H, W, 3) uint8, C-contiguous; within 2 levels of the exact colours, which take 6 times as long."""
+        """Return (H, W, 3) uint8, C-contiguous.
+
+        Within 2 levels of the exact colours; the exact ones take 6 times as long.
+        """
         width, height = self._layout.stored
         rgb = self._scaler.reformat(
             picture,
