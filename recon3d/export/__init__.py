@@ -59,7 +59,11 @@ class Format:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "obj": Format("textured mesh: mesh.obj, mesh.mtl, mesh.jpg", "recon3d.export.obj", textured=True),
-        "glb": Format("rigged head with the units as morph targets", "recon3d.export.glb", textured=True),
+        "glb": Format(
+            "rigged head with the units as morph targets: mesh.glb, or animation.glb of a clip",
+            "recon3d.export.glb",
+            textured=True,
+        ),
         "glb-skeleton": Format(
             "the moving joints without a mesh: skeleton.glb", "recon3d.export.glb_skeleton"
         ),
