@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -16,7 +20,7 @@ from recon3d._cli_report import Reporter
 from recon3d._results import FolderNames, check_formats
 from recon3d._video_job import ClipReport, VideoSettings, VideoWorker, known_formats, with_threads
 from recon3d.errors import InputError, Recon3DError, UsageError
-from recon3d.files import make_folder
+from recon3d.export import check_installed
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,46 @@ def run_video(inputs: Sequence[str], settings: VideoSettings, workers: int, repo
         UsageError: A format does not exist.
         Recon3DError: What every clip needs cannot be had.
     """
-    check_formats(settings.formats, known_formats())
+    settings = replace(settings, formats=check_formats(settings.formats, known_formats()))
+    check_installed(settings.formats)
     from recon3d.media.video import iter_clips
 
-    found = list(iter_clips(inputs))
+    named = {Path(given) for given in inputs}
+    found = [(path, error) for path, error in iter_clips(inputs) if path in named or not _is_ours(path)]
     names = FolderNames()
     jobs = [(_Job(path, names.claim(path)), error) for path, error in found]
     good = [job for job, error in jobs if error is None]
+    worker = VideoWorker(settings)
     if good:
-        make_folder(settings.out)
-        worker = VideoWorker(settings)
         worker.prepare()
     reporter.begin_clips(len(jobs))
     for job, error in jobs:
         if error is not None:
             reporter.failed(job.path, error)
-    if workers > 1 and len(good) > 1:
-        _run_parallel(good, with_threads(settings, workers), min(workers, len(good)), reporter)
-    else:
-        for job in good:
-            _run_one(worker, job, reporter)
+    with _no_empty_folder(settings.out):
+        if workers > 1 and len(good) > 1:
+            _run_parallel(good, with_threads(settings, workers), min(workers, len(good)), reporter)
+        else:
+            for job in good:
+                _run_one(worker, job, reporter)
     return reporter.exit_status()
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a clip that a pattern found is an overlay that an earlier run wrote."""
+    return path.name == "overlay.mp4" and (path.parent / "capture.npz").is_file()
+
+
+@contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    """Remove the folder of the results afterwards if there are none, and it was not there before."""
+    before = out.exists()
+    try:
+        yield
+    finally:
+        if not before:
+            with suppress(OSError):  # it holds something
+                out.rmdir()
 
 
 def _run_one(worker: VideoWorker, job: _Job, reporter: Reporter) -> None:
@@ -100,15 +123,22 @@ _messages: Any = None
 
 def _start_worker(settings: VideoSettings, messages: Any) -> None:
     """Run in every worker process before its first clip."""
-    import signal
-
     global _worker, _messages  # a process pool hands state to its workers this way
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker, _messages = VideoWorker(settings), messages
     if settings.threads is not None:
         import torch
 
         torch.set_num_threads(settings.threads)
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent is gone, even killed: the next run must find nobody at work."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_in_worker(job: _Job) -> tuple[ClipReport | None, str, str, float]:
@@ -131,22 +161,39 @@ def _run_in_worker(job: _Job) -> tuple[ClipReport | None, str, str, float]:
 
 def _run_parallel(jobs: Sequence[_Job], settings: VideoSettings, workers: int, reporter: Reporter) -> None:
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        messages = manager.Queue()
-        with ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_start_worker, initargs=(settings, messages)
-        ) as pool:
+    with ExitStack() as stack:
+        with _interrupt_put_off():  # and for good in the processes that are started meanwhile
+            messages = stack.enter_context(context.Manager()).Queue()
+            pool = stack.enter_context(
+                ProcessPoolExecutor(
+                    workers, mp_context=context, initializer=_start_worker, initargs=(settings, messages)
+                )
+            )
             waiting: dict[Future[Any], _Job] = {pool.submit(_run_in_worker, job): job for job in jobs}
-            try:
-                while waiting:
-                    _show(messages, reporter)
-                    for future in [f for f in waiting if f.done()]:
-                        _collect(future, waiting.pop(future), reporter)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in list((pool._processes or {}).values()):
-                    process.terminate()
-                raise
+            processes = list((pool._processes or {}).values())
+        try:
+            while waiting:
+                _show(messages, reporter)
+                for future in [f for f in waiting if f.done()]:
+                    _collect(future, waiting.pop(future), reporter)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+            raise
+
+
+@contextmanager
+def _interrupt_put_off() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done. Processes started in it are never interrupted."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _show(messages: Any, reporter: Reporter) -> None:

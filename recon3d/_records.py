@@ -6,7 +6,10 @@ its last frame: who is interrupted goes on after the last whole chunk, and gets 
 
 from __future__ import annotations
 
+import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +87,11 @@ class Chunk:
         )
 
 
+#: What reading a chunk that is missing or damaged raises.
+_DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 _ARRAYS = ("times", "cuts", "frame", "tracklet", "landmarks", "scores", "score", "sharpness", "light")
 
 
@@ -126,10 +134,16 @@ class Records:
 
     def _read(self, number: int) -> Chunk | None:
         try:
-            with np.load(self._path(number), allow_pickle=False) as archive:
-                values = {name: archive[name] for name in archive.files}
+            with zipfile.ZipFile(self._path(number)) as archive:
+                # Read whole, so that the checksum comes before what the bytes say.
+                files = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+            values = {name: _array(data) for name, data in files.items()}
             state = {k.removeprefix(_STATE): v for k, v in values.items() if k.startswith(_STATE)}
             arrays = {name: values[name] for name in _ARRAYS}
             return Chunk(**arrays, state=state, lost=int(values["lost"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except _DAMAGE:
             return None
+
+
+def _array(data: bytes) -> Array:
+    return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))

@@ -3,27 +3,30 @@
 While a clip is worked on, a hidden folder beside its results holds what was seen so far (recon3d._records).
 Its name carries a fingerprint of the clip and of the settings that matter for it, so the same command goes on
 where it was, and another one starts anew. The result folders appear whole, the main person's last: where that
-one lies complete, the clip is done.
+one lies complete, and was made of this very clip with these settings (recon3d._video_mark), the clip is done.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recon3d._results import OVERLAY, folder_names
 from recon3d._threads import one_thread
 from recon3d._version import __version__
+from recon3d._video_mark import Mark, clip_digest, digest, read_mark, write_mark
 from recon3d.errors import InputError, OutputError, Recon3DError
 from recon3d.export import FORMATS, ExportOptions, export
 from recon3d.export.options import DEFAULTS
-from recon3d.files import make_folder, output_error
+from recon3d.files import make_folder, output_error, replace
+from recon3d.media._open import shown
 
 if TYPE_CHECKING:
     from recon3d.clip import ClipSettings, ClipSolver, Person
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 #: What ``recon3d video`` writes unless told otherwise; ``capture.npz`` is always written.
 VIDEO_FORMATS = ("livelink", "glb", OVERLAY, "report")
-#: Files by which a finished result is known.
+#: Names of the files that are written here, whatever the capture's source is called.
 _FILES = {
     "livelink": "livelink.csv",
     OVERLAY: "overlay.mp4",
@@ -153,24 +156,54 @@ class VideoWorker:
         from recon3d.media.video import open_clip
 
         settings = self._settings
-        finished = _finished(settings, stem)
-        if finished is not None and not settings.force:
+        finished = None if settings.force else self._finished(path, stem)
+        if finished is not None:
             return finished
         with open_clip(path, fps=settings.sequence_fps) as clip:
+            _check_way(settings.out / stem)
             make_folder(settings.out)
-            work = settings.out / f".recon3d-{stem}-{_fingerprint(path, settings)}"
+            made_of = clip_digest(path)
+            seen_by = digest(__version__, made_of, settings.clip.max_faces, settings.sequence_fps)
+            work = settings.out / f"{_work_name(stem)}{seen_by}"
             try:
-                report = self._run(clip, work, stem, notify)
-            except OutputError:
-                raise
-            except Recon3DError:
+                report = self._run(clip, made_of, work, stem, notify)
+            except OutputError as error:
+                _remove_staged(work)
+                target = settings.out / stem
+                raise OutputError(str(error).replace(str(work), str(target))) from error
+            except Exception:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
-            shutil.rmtree(work, ignore_errors=True)
-        _remove_old_work(settings.out, stem)
+        _remove_work(settings.out, stem)
         return report
 
-    def _run(self, clip: Clip, work: Path, stem: str, notify: Notify) -> ClipReport:
+    def _finished(self, path: Path, stem: str) -> ClipReport | None:
+        """Return the report of a clip whose results lie there complete, else None."""
+        from recon3d.capture import Capture
+
+        out, wanted = self._settings.out, set(self._settings.formats)
+        file = out / stem / _FILES["capture"]
+        mark = read_mark(file)
+        try:
+            if mark is None or mark.clip != clip_digest(path) or mark.settings != self._facts():
+                return None
+            files = [out / folder / name for folder, names in mark.results.items() for name in names]
+            if not (wanted <= set(mark.formats) and all(one.exists() for one in files)):
+                return None
+            capture = Capture.load(file)
+        except (InputError, OSError):
+            return None
+        folders = tuple(out / name for name in mark.results)
+        return ClipReport(folders, tuple(files), len(capture), 0, float(capture.tracked.mean()), skipped=True)
+
+    def _facts(self) -> str:
+        """Return all settings that the results depend on, but for the formats."""
+        settings = self._settings
+        return repr((
+            self.head.id, settings.clip, settings.side_by_side, settings.sequence_fps, settings.options,
+        ))  # fmt: skip
+
+    def _run(self, clip: Clip, made_of: str, work: Path, stem: str, notify: Notify) -> ClipReport:
         from recon3d.clip import observe, open_records
 
         settings = self._settings
@@ -181,15 +214,19 @@ class VideoWorker:
         total = clip.frame_count
         observe(clip, records, self._source, settings.clip, lambda done: notify("tracking", done, total))
         notify("tracking", records.frames, records.frames)
-        lost = 0 if records.last is None else records.last.lost
+        lost = clip.lost  # by now all of it has been read, even where most was seen before an interruption
+        name = shown(clip.path)
         if not records.frames:
-            raise InputError(f"{clip.path}: not one frame could be decoded; is the file complete?")
+            raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
         try:
-            persons = self._solver.solve(records, clip.size, clip.fps, clip.path.name, settings.clip)
+            persons = self._solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
         except Recon3DError as error:
-            raise type(error)(f"{clip.path}: {error}") from error
+            raise type(error)(f"{name}: {error}") from error
         with one_thread():
             staged = self._stage(clip, persons, work, stem, lost, notify)
+        results = {target.name: sorted(file.name for file in folder.iterdir()) for folder, target in staged}
+        mark = Mark(made_of, self._facts(), list(settings.formats), results)
+        write_mark(staged[0][0] / _FILES["capture"], mark)
         files = [file for folder, target in reversed(staged) for file in _publish(folder, target)]
         folders = tuple(target for _, target in staged)
         tracked = float(persons[0].capture.tracked.mean())
@@ -202,12 +239,9 @@ class VideoWorker:
         settings = self._settings
         staged = []
         overlay: Path | None = None
-        for person, name in zip(persons, folder_names(stem, len(persons)), strict=True):
-            folder, target = work / f"out-{name}", settings.out / name
-            if target.exists() and not target.is_dir():
-                raise OutputError(
-                    f"{target}: a file is in the way of the output folder; choose another --out"
-                )
+        for number, (person, name) in enumerate(zip(persons, folder_names(stem, len(persons)), strict=True)):
+            folder, target = work / f"out-{number}", settings.out / name
+            _check_way(target)
             shutil.rmtree(folder, ignore_errors=True)
             make_folder(folder)
             try:
@@ -263,29 +297,9 @@ def known_formats() -> tuple[str, ...]:
     return (*FORMATS, OVERLAY)
 
 
-def _finished(settings: VideoSettings, stem: str) -> ClipReport | None:
-    """Return the report of a clip whose results lie there complete, else None."""
-    folder = settings.out / stem
-    wanted = ["capture", *(name for name in settings.formats if name in _FILES)]
-    if not all((folder / _FILES[name]).is_file() for name in wanted):
-        return None
-    from recon3d.capture import Capture
-
-    try:
-        capture = Capture.load(folder / _FILES["capture"])
-    except InputError:
-        return None
-    files = tuple(sorted(folder.iterdir()))
-    return ClipReport((folder,), files, len(capture), 0, float(capture.tracked.mean()), skipped=True)
-
-
-def _fingerprint(path: Path, settings: VideoSettings) -> str:
-    """Return eight digits that change with the clip and with all that decides what is seen in it."""
-    facts: list[Any] = [__version__, str(path.absolute()), settings.clip.max_faces, settings.sequence_fps]
-    for file in [path, *sorted(path.glob("*"))] if path.is_dir() else [path]:
-        if file.exists():
-            facts += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+def _check_way(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target}: a file is in the way of the output folder; choose another --out")
 
 
 def _notes(person: Person, lost: int) -> list[str]:
@@ -309,7 +323,7 @@ def _publish(folder: Path, target: Path) -> list[Path]:
             # The capture speaks for the others, so it goes first and comes back last.
             (target / _FILES["capture"]).unlink(missing_ok=True)
             for name in sorted(new, key=lambda name: name == _FILES["capture"]):
-                _replace(folder / name, target / name)
+                replace(folder / name, target / name)
         else:
             folder.rename(target)
         return sorted(target.iterdir())
@@ -317,27 +331,27 @@ def _publish(folder: Path, target: Path) -> list[Path]:
         raise output_error(target, error) from error
 
 
-def _replace(source: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    source.replace(target)
+def _work_name(stem: str) -> str:
+    """Return what the names of a clip's working folders begin with; short, whatever the clip's name is."""
+    return f".recon3d-{digest(stem)}-"
 
 
-def _remove_old_work(out: Path, stem: str) -> None:
-    """Remove what interrupted runs of this clip with other settings left."""
-    for folder in out.glob(f".recon3d-{_escaped(stem)}-????????"):
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+def _remove_staged(work: Path) -> None:
+    """Remove results that could not be published: they fill the disk; what was seen is kept."""
+    for folder in work.glob("out-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # there is more in it
+        work.rmdir()
 
 
-def _escaped(name: str) -> str:
-    from glob import escape
-
-    return escape(name)
+def _remove_work(out: Path, stem: str) -> None:
+    """Remove what this run, and interrupted runs of this clip with other settings, left."""
+    for folder in out.glob(f"{_work_name(stem)}????????"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def with_threads(settings: VideoSettings, workers: int) -> VideoSettings:
     """Share the machine's cores among workers."""
     if settings.threads is not None or workers < 2:
         return settings
-    return replace(settings, threads=max(1, (os.cpu_count() or 1) // workers))
+    return changed(settings, threads=max(1, (os.cpu_count() or 1) // workers))

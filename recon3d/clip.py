@@ -62,6 +62,21 @@ class ClipSettings:
     calibrate: tuple[float, float] | None = None
     focal: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the settings, so that what is wrong shows before any work.
+
+        Raises:
+            UsageError: One is out of range.
+        """
+        if self.faces not in ("all", "largest") and not (isinstance(self.faces, int) and self.faces > 0):
+            raise UsageError(f"faces is {self.faces!r}: all, largest, or a number is wanted")
+        if not 0 <= self.smooth <= 1:
+            raise UsageError(f"smooth is {self.smooth}: a number from 0 to 1 is wanted")
+        if self.calibrate is not None and not 0 <= self.calibrate[0] < self.calibrate[1]:
+            raise UsageError(f"calibrate is {self.calibrate}: the start, s, must come before the end")
+        if self.focal is not None:
+            Focal.parse(self.focal)
+
     @property
     def max_faces(self) -> int:
         """How many faces are followed at a time."""

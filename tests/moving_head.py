@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
-from toy_head import Array, toy_capture
+from toy_head import Array, toy_arrays, toy_capture
 
 from recon3d.capture import Capture
 from recon3d.conventions import FRONTAL
 from recon3d.head import HeadModel
+
+
+def write_bare_head(path: Path) -> Path:
+    """Write a head as FLAME's files are: no texture, no names, 20 expressions; returns ``path``."""
+    arrays = toy_arrays()
+    for name in ("uv", "f_uv", "colors", "expression_names"):
+        del arrays[name]
+    arrays["exprdirs"] = arrays["exprdirs"][..., :20]
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
 
 
 def moving_capture(head: HeadModel, /, frames: int = 40, fps: float = 30.0, **changes: Any) -> Capture:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from browser import CHROMIUM
 from glb_reader import Glb
-from moving_head import moving_capture, pixels, seen
+from moving_head import moving_capture, pixels, seen, write_bare_head
 from scipy.spatial.transform import Rotation
-from toy_head import toy_arrays, toy_capture, write_toy_head
+from toy_head import toy_capture, write_toy_head
 
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.errors import OutputError, UsageError
@@ -45,18 +45,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
 def head(
     request: pytest.FixtureRequest, toy: HeadModel, tmp_path_factory: pytest.TempPathFactory
 ) -> HeadModel:
-    """The toy, the head that ships, and one as FLAME's files are: no texture, no names, 20 expressions."""
+    """The toy, the head that ships, and one as FLAME's files are."""
     if request.param == "toy":
         return toy
     if request.param == "open":
         return load_head()
-    arrays = toy_arrays()
-    for name in ("uv", "f_uv", "colors", "expression_names"):
-        del arrays[name]
-    arrays["exprdirs"] = arrays["exprdirs"][..., :20]
-    path = tmp_path_factory.mktemp("bare") / "flame.npz"
-    np.savez(path, **arrays)
-    return load_head(path)
+    return load_head(write_bare_head(tmp_path_factory.mktemp("bare") / "flame.npz"))
 
 
 def written(head: HeadModel, folder: Path, format: str = "glb", **changes: Any) -> Glb:

@@ -1,4 +1,4 @@
-"""Measures the video path on this machine: curves against the truth, speed, and growth with the clip's length.
+"""Measures the video path on this machine: curves against the truth, speed, growth with the length.
 
     python tools/bench_video.py curves [--data ../shared/data]
     python tools/bench_video.py speed CLIP.mp4 [--task face_landmarker.task]

@@ -28,7 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 _SIZE, _DISTANCE = 480, 0.75
-#: Peaks of eyeBlink above this are blinks; found again where the curve peaks above the second figure.
+#: Peaks of eyeBlink above this are blinks; found again where the curve is above the second figure.
 BLINK, _BLINK_FOUND = 0.6, 0.4
 
 
@@ -68,7 +68,7 @@ class CurveReport:
         jitter: Mean second difference of what was found, over that of the truth.
         lag: Frames by which the curves come late (their best cross-correlation); negative: early.
         blinks: Blinks in truth.
-        blinks_found: Of them found within one frame.
+        blinks_found: Of them found, within one frame of their peaks.
     """
 
     frames: int
@@ -196,9 +196,17 @@ def peaks(curve: npt.NDArray[np.floating], threshold: float) -> list[int]:
 
 
 def _blinks(found: npt.NDArray[np.floating], true: npt.NDArray[np.floating]) -> list[bool]:
-    """For each blink in truth, whether it was found: a peak within one frame."""
-    near = peaks(found, _BLINK_FOUND)
-    return [any(abs(peak - other) <= 1 for other in near) for peak in peaks(true, BLINK)]
+    """For each blink in truth, whether the curve is closed within one frame of its peak, having opened since.
+
+    Not whether the curve's own peak lies there: an eye that stays shut for a while has no peak to compare.
+    """
+    result, before = [], 0
+    for peak in peaks(true, BLINK):
+        closed = float(found[max(peak - 1, 0) : peak + 2].max())
+        opened = float(found[before : peak + 1].min())
+        result.append(closed > _BLINK_FOUND and closed - opened > _BLINK_FOUND / 2)
+        before = peak
+    return result
 
 
 def _lag(found: npt.NDArray[np.floating], true: npt.NDArray[np.floating], most: int = 5) -> int:

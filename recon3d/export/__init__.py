@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recon3d.head import HeadModel
     from recon3d.media.image import Photo
 
-__all__ = ["FORMATS", "ExportOptions", "Format", "export"]
+__all__ = ["FORMATS", "ExportOptions", "Format", "check_installed", "export"]
 
 
 class Writer(Protocol):
@@ -146,6 +146,21 @@ def export(
 
         texture = bake_texture(capture, head, photo)
     return write(capture, head, make_folder(Path(folder)), texture, options)
+
+
+def check_installed(formats: Iterable[str]) -> None:
+    """Find out before the work whether the packages of some formats are there; names not known here pass.
+
+    Raises:
+        MissingExtraError: One is missing; the message names the extra.
+    """
+    for name in formats:
+        if name in FORMATS and FORMATS[name].extra is not None:
+            _writer(name, FORMATS[name])
+            if FORMATS[name].extra == "blender":  # another process's; its format's module loads without
+                from recon3d.export._blender import blender_command
+
+                blender_command(name)
 
 
 def _writer(name: str, chosen: Format) -> Writer:

@@ -52,7 +52,7 @@ class Identity:
     Attributes:
         shape: (1, S) standard deviations.
         focal: px.
-        cost: Mean cost of a frame, robust, priors included.
+        cost: Cost of the frames together, robust, priors included; as many as INDEPENDENT count at most.
         hessian: (S, S) curvature of the cost in the shape, pose and expression eliminated.
     """
 
@@ -87,9 +87,8 @@ def solve_identity(
         result = fit(start=start, fixed_shape=shape)
         if float(step.norm()) < 0.02 * (1 + float(shape.norm())):
             break
-    cost = (
-        share * float(result.cost.sum()) + 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
-    )
+    own = 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
+    cost = share * (float(result.cost.sum()) - count * own) + own  # each frame's cost holds the identity's
     return Identity(shape, float(focal), cost, hessian)
 
 

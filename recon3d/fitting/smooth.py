@@ -10,16 +10,20 @@ sudden movement disagrees with every wide window, and is left as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import savgol_coeffs, savgol_filter
+from scipy.signal import savgol_filter
 
 Floats = npt.NDArray[np.float64]
 
-#: Half widths of the windows, s.
-_HALF_WIDTHS = (0.07, 0.1, 0.17, 0.27, 0.4)
+#: Half width of the widest window, s, and how many times as wide each is as the one before. The narrowest
+#: has five samples at every rate: a wider one would leave what disagrees with it as noisy as it is.
+_LONGEST, _GROWTH = 0.4, 1.5
 _ORDER = 2
+#: Order of the differences that tell noise: lower ones take speech at 24 frames a second for it.
+_DIFFERENCE = 4
 #: Intervals are this many standard deviations wide on either side at strength 1.
 _WIDEST = 3.0
 
@@ -44,7 +48,7 @@ def smooth(values: npt.ArrayLike, fps: float, strength: float) -> Floats:
     agrees = np.broadcast_to(spread > 0, raw.shape)
     for half in _windows(fps, len(raw)):
         estimate = savgol_filter(raw, 2 * half + 1, _ORDER, axis=0, mode="interp")
-        gain = float(np.sqrt(np.square(savgol_coeffs(2 * half + 1, _ORDER)).sum()))
+        gain = _gain(half, len(raw))
         low = np.maximum(low, estimate - gamma * gain * spread)
         high = np.minimum(high, estimate + gamma * gain * spread)
         agrees = agrees & (low <= high)
@@ -63,20 +67,34 @@ def smooth_runs(values: npt.ArrayLike, runs: Sequence[slice], fps: float, streng
 def noise_level(values: Floats) -> Floats:
     """Standard deviation of white noise on smooth curves: (T, C) to (C,).
 
-    From second differences, by their median, which quick movements do not disturb; samples that rest
+    From high differences, by their median, which quick movements do not disturb; samples that rest
     exactly (at a bound) tell nothing and are left out.
     """
-    if len(values) < 3:
-        return np.zeros(values.shape[1])
-    bend = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
+    order = min(_DIFFERENCE, max(2, len(values) - 3))
+    bend = np.abs(np.diff(values, n=order, axis=0))
     moving = np.where(bend > 1e-9, bend, np.nan)
     known = np.isfinite(moving).sum(0) >= 3
     level = np.zeros(values.shape[1])
-    level[known] = np.nanmedian(moving[:, known], axis=0) / (0.6745 * np.sqrt(6.0))
+    level[known] = np.nanmedian(moving[:, known], axis=0) / (0.6745 * np.sqrt(comb(2 * order, order)))
     return level
 
 
+def _gain(half: int, length: int) -> Floats:
+    """How much of the noise a window leaves in each sample, (length, 1): the most near the ends.
+
+    The ends are read off the outermost window's polynomial; the roots of a projection's diagonal are it.
+    """
+    powers = np.vander(np.linspace(-1, 1, 2 * half + 1), _ORDER + 1)
+    inside = np.linalg.norm(np.linalg.qr(powers)[0], axis=1)
+    gain = np.full(length, inside[half])
+    gain[:half], gain[length - half :] = inside[:half], inside[half + 1 :]
+    return gain[:, None]
+
+
 def _windows(fps: float, length: int) -> list[int]:
-    """Half widths in samples, each wide enough to smooth at all and not wider than the curve."""
-    wanted = sorted({max(2, round(seconds * fps)) for seconds in _HALF_WIDTHS})
-    return [half for half in wanted if 2 * half + 1 <= length]
+    """Half widths in samples, rising; none where so long a time holds less than five samples."""
+    longest = min(round(_LONGEST * fps), (length - 1) // 2)
+    if longest < 2:
+        return []
+    steps = int(np.log(longest / 2) / np.log(_GROWTH))
+    return sorted({*(round(2 * _GROWTH**k) for k in range(steps + 1)), longest})
