@@ -37,7 +37,8 @@ class Reporter:
     total: int = 0
     _progress: Progress | None = field(default=None, repr=False)
     _task: TaskID | None = field(default=None, repr=False)
-    _clips: dict[str, TaskID] = field(default_factory=dict, repr=False)
+    _clips: dict[tuple[str, str], TaskID] = field(default_factory=dict, repr=False)
+    _over: set[str] = field(default_factory=set, repr=False)
 
     def __enter__(self) -> Reporter:
         return self
@@ -79,7 +80,8 @@ class Reporter:
 
         speed = TextColumn("{task.fields[speed]}")
         left = TimeRemainingColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, left)
+        name = TextColumn("{task.description}", markup=False)  # a clip's name may look like markup
+        columns = (name, BarColumn(), MofNCompleteColumn(), speed, left)
         self._progress = Progress(
             *columns,
             console=Console(stderr=True),
@@ -93,16 +95,25 @@ class Reporter:
 
     def frames_done(self, clip: str, step: str, done: int, total: int | None) -> None:
         """Tell how many frames of a clip have gone through a step; all of them: the bar goes."""
-        if self._progress is None:
+        if self._progress is None or clip in self._over:  # a worker's message may come late
             return
-        name = f"{clip}: {step}"
-        task = self._clips.get(name)
+        from recon3d.media._open import shown
+
+        task = self._clips.get((clip, step))
         if task is None:
-            task = self._clips[name] = self._progress.add_task(name, total=total, speed="")
+            task = self._progress.add_task(f"{shown(clip)}: {step}", total=total, speed="")
+            self._clips[clip, step] = task
         speed = self._progress.tasks[self._progress.task_ids.index(task)].speed
         self._progress.update(task, completed=done, speed=f"{speed:.0f} frames/s" if speed else "")
         if done == total:
-            self._progress.remove_task(self._clips.pop(name))
+            self._progress.remove_task(self._clips.pop((clip, step)))
+
+    def clip_over(self, clip: str) -> None:
+        """Tell that a clip is done or has failed: whatever bar it still has goes."""
+        self._over.add(clip)
+        for key in [key for key in self._clips if key[0] == clip]:
+            assert self._progress is not None
+            self._progress.remove_task(self._clips.pop(key))
 
     def done(self, given: Path, text: str, **facts: Any) -> None:
         """Report an input that is done: ``text`` for people, ``facts`` for programs."""

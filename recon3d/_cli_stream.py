@@ -19,12 +19,13 @@ def run_stream(
     lower_camel: bool,
     reporter: Reporter,
 ) -> int:
-    """Play a capture or a Live Link Face take to a VMC receiver; return the exit status.
+    """Play a capture, a Live Link Face take or a clip to a VMC receiver; return the exit status.
 
     Raises:
         UsageError: The endpoint or the frame rate is none, or there is no such name map.
         MissingExtraError: python-osc is not installed.
         InputError: The input, the head model or the name map cannot be used.
+        NoFaceError: The clip shows no face.
         OutputError: There is no such host, or the network fails.
     """
     from recon3d.export.name_map import NameMap
@@ -35,11 +36,13 @@ def run_stream(
     host, port = parse_endpoint(endpoint)
     curves = None if names is None else NameMap.load(names)
     model = load_head(head)
-    performance = perform(read_take(path, model), model, fps=fps, names=curves, lower_camel=lower_camel)
+    say = (lambda line: None) if reporter.quiet else reporter.say
     with VmcSender(host, port) as sender:
+        take = read_take(path, model, announce=say)
+        performance = perform(take, model, fps=fps, names=curves, lower_camel=lower_camel)
         length = len(performance) / performance.fps
         again = ", again and again" if loop else ""
-        reporter.say(
+        say(
             f"{shown(path)} -> {host}:{port}: {length:.1f} s at {performance.fps:g} frames/s{again}; "
             "Ctrl-C stops"
         )

@@ -85,10 +85,13 @@ def _run_one(worker: VideoWorker, job: _Job, reporter: Reporter) -> None:
         reporter.frames_done(job.stem, step, done, total)
 
     try:
-        _tell(reporter, job, worker.run(job.path, job.stem, notify), time.perf_counter() - begun)
+        report = worker.run(job.path, job.stem, notify)
+        reporter.clip_over(job.stem)
+        _tell(reporter, job, report, time.perf_counter() - begun)
     except BrokenPipeError:
         raise
     except Exception as error:  # a fault in one clip must not stop the others
+        reporter.clip_over(job.stem)
         reporter.failed(job.path, error)
 
 
@@ -209,6 +212,7 @@ def _show(messages: Any, reporter: Reporter) -> None:
 def _collect(future: Future[Any], job: _Job, reporter: Reporter) -> None:
     import recon3d.errors as errors
 
+    reporter.clip_over(job.stem)
     try:
         report, kind, text, seconds = future.result()
     except BrokenProcessPool as error:

@@ -117,19 +117,15 @@ class VideoWorker:
 
     @cached_property
     def _source(self) -> DenseSource:
-        from recon3d.assets import FACE_LANDMARKER, fetch
-        from recon3d.face.dense import DenseSource
+        from recon3d._video_api import open_source
 
-        folder = self._settings.weights_dir
-        path = fetch(FACE_LANDMARKER.name) if folder is None else folder / FACE_LANDMARKER.filename
-        return DenseSource(path=path, threads=self._settings.threads)
+        return open_source(self._settings.weights_dir, self._settings.threads)
 
     @cached_property
     def _solver(self) -> ClipSolver:
-        from recon3d.clip import ClipSolver
-        from recon3d.fitting import LandmarkSolver
+        from recon3d._video_api import open_solver
 
-        return ClipSolver(self.head, LandmarkSolver(self.head))
+        return open_solver(self.head)
 
     def prepare(self) -> None:
         """Load everything, so that what is missing shows before any clip.
@@ -138,8 +134,6 @@ class VideoWorker:
             Recon3DError: Something cannot be had.
         """
         _ = self._solver, self._source
-        if "mediapipe478" not in self.head.embeddings:
-            raise InputError(f"the head model {self.head.id} has no landmark embedding mediapipe478")
 
     def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
         """Do one clip.
@@ -218,10 +212,12 @@ class VideoWorker:
         name = shown(clip.path)
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
+        notify("solving", 0, None)
         try:
             persons = self._solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
         except Recon3DError as error:
             raise type(error)(f"{name}: {error}") from error
+        notify("solving", 0, 0)
         with one_thread():
             staged = self._stage(clip, persons, work, stem, lost, notify)
         results = {target.name: sorted(file.name for file in folder.iterdir()) for folder, target in staged}

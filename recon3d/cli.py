@@ -254,7 +254,7 @@ def export(
 @app.command()
 def stream(
     take: Annotated[
-        Path, typer.Argument(metavar="CAPTURE", help="A capture.npz or a Live Link Face take (.csv).")
+        Path, typer.Argument(metavar="CLIP", help="A capture.npz, a Live Link Face take (.csv), or a video.")
     ],
     vmc: Annotated[
         str, typer.Option("--vmc", metavar="HOST:PORT", help="Where the receiver listens for VMC.")
@@ -269,7 +269,7 @@ def stream(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Play a capture to a VTubing program in real time, by the VMC protocol."""
+    """Play a clip to a VTubing program in real time, by the VMC protocol."""
     with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_stream import run_stream
 

@@ -175,6 +175,10 @@ class ClipSolver:
             index = _read_index(records)
             if not len(index.frame):
                 raise NoFaceError("no face found in the whole clip; show one larger or more from the front")
+            if settings.calibrate is not None and not _at_rest(index, settings).any():
+                start, end = settings.calibrate
+                length = f"the clip is {index.times[-1]:.1f} s long"
+                raise UsageError(f"--calibrate {start:g}:{end:g}: nobody is seen in this stretch; {length}")
             persons = self._persons(records, index, size, settings)
             return [self._person(records, index, numbers, size, fps, name, settings) for numbers in persons]
 
@@ -234,14 +238,11 @@ class ClipSolver:
         settings: ClipSettings,
     ) -> Person:
         rows = np.flatnonzero(np.isin(index.tracklet, numbers))
-        chosen, rest = rows, settings.calibrate is not None
-        if settings.calibrate is not None:
-            start, end = settings.calibrate
-            time = index.times[index.frame[rows]]
-            chosen = rows[(time >= start) & (time <= end)]
-            if not len(chosen):
-                raise UsageError(f"--calibrate {start:g}:{end:g}: the person is not seen in this stretch")
-        identity = self._identity(records, index, chosen, size, settings, rest=rest)
+        at_rest = rows[_at_rest(index, settings)[rows]]
+        if len(at_rest):
+            identity = self._identity(records, index, at_rest, size, settings, rest=True)
+        else:  # no calibration, or it is another person's
+            identity = self._identity(records, index, rows, size, settings)
         principal = torch.tensor(size, dtype=torch.float32) / 2
         curves = Curves.empty(len(index.times), self._head.num_expression)
         sights = self._sights(records, numbers)
@@ -350,6 +351,15 @@ def _quality(chunk: Chunk, box: npt.NDArray[np.float32]) -> npt.NDArray[np.float
     lit = (chunk.light > _LIGHT[0]) & (chunk.light < _LIGHT[1])
     sharp = chunk.sharpness / (1 + chunk.light)  # a dark face has small differences
     return np.asarray(sharp * np.sqrt(size) * chunk.score * np.where(lit, 1.0, 0.1), np.float64)
+
+
+def _at_rest(index: _Index, settings: ClipSettings) -> npt.NDArray[np.bool_]:
+    """(n,) bool: rows of the stretch for the calibration."""
+    if settings.calibrate is None:
+        return np.zeros(len(index.frame), bool)
+    start, end = settings.calibrate
+    time = index.times[index.frame]
+    return np.asarray((time >= start) & (time <= end))
 
 
 def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -62,7 +62,7 @@ def bench_curves(data: Path, keep: Path | None) -> Report:
     return report
 
 
-def _astronaut_texture() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _astronaut_texture() -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     """A real face's texture: that of scikit-image's public-domain photograph."""
     import skimage.data
 
@@ -70,7 +70,7 @@ def _astronaut_texture() -> np.ndarray[Any, np.dtype[np.uint8]]:
     from recon3d.export.texture import bake_texture
     from recon3d.media.image import Photo
 
-    photo = Photo(skimage.data.astronaut())
+    photo = Photo(skimage.data.astronaut())  # type: ignore[no-untyped-call]
     return bake_texture(recon3d.reconstruct(photo)[0], load_head(), photo, size=1024)
 
 

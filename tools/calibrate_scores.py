@@ -1,6 +1,6 @@
 """Measures how far to believe the face stage's scores, on renders of the open head with known expressions.
 
-    python tools/calibrate_scores.py --take TAKE.csv [--renders 1000]
+    python tools/calibrate_scores.py --take TAKE.csv [--renders 1000] [--share 0.5]
 
 Writes assets/score_calibration.json: for every ARKit unit a rest value, a gain, and the inverse variance of
 the calibrated score as an observation of the unit. TAKE.csv is a Live Link Face recording, for natural
@@ -111,10 +111,12 @@ def main() -> None:
     )
     parser.add_argument("--take", type=Path, required=True)
     parser.add_argument("--renders", type=int, default=1000)
+    parser.add_argument("--share", type=float, default=0.5, help="first part of the recording that is used")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("assets/score_calibration.json"))
     options = parser.parse_args()
     head, source, take = load_head(), open_face_source("mediapipe"), read_take(options.take)
+    take = take[: round(len(take) * options.share)]
     rng = np.random.default_rng(options.seed)
     scores, truth = [], []
     for _ in range(options.renders):

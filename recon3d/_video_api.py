@@ -1,0 +1,93 @@
+"""From a clip to captures in one call; and what that call shares with ``recon3d video``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon3d.clip import ClipSettings, ClipSolver, Faces, observe, open_records
+from recon3d.errors import AssetError, InputError, NoFaceError, UsageError
+from recon3d.face.dense import DenseSource
+from recon3d.fitting import LandmarkSolver
+from recon3d.head import HeadModel, load_head
+from recon3d.media._open import shown
+
+if TYPE_CHECKING:
+    from recon3d.capture import Capture
+
+
+def reconstruct_video(
+    path: str | Path,
+    *,
+    head: str | Path | HeadModel | None = None,
+    faces: Faces = "all",
+    smooth: float = 0.5,
+    calibrate: tuple[float, float] | None = None,
+    focal: float | str | None = None,
+    weights_dir: str | Path | None = None,
+) -> list[Capture]:
+    """Reconstruct the heads in a clip: one capture a person, the most prominent person first.
+
+    Memory stays flat however long the clip is, but for the captures: what is seen is kept in a temporary
+    folder meanwhile, about 4 kB a frame and face.
+
+    Args:
+        path: A video, a folder of numbered images, or a pattern such as ``frame_%04d.png`` (25 a second).
+        head: A head model, or its file; the open head that ships with recon3d when None.
+        faces: Who: ``"all"``, the ``"largest"`` (most prominent) person, or at most so many.
+        smooth: Strength of the smoothing in time, in [0, 1].
+        calibrate: Start and end, s, of a stretch in which the face is at rest, from which its neutral is
+            taken.
+        focal: Focal length, px, or ``"50mm"`` on 36 x 24 mm film; None estimates it for each person.
+        weights_dir: Folder that holds the face networks' files, instead of the download cache.
+
+    Raises:
+        InputError: The clip or the head model cannot be used.
+        NoFaceError: The clip shows no face.
+        AssetError: The face networks' file cannot be had.
+        OutputError: There is no room for what is seen.
+        UsageError: A setting is out of range, or the stretch for the calibration shows nobody.
+    """
+    from recon3d.media.video import open_clip
+
+    settings = ClipSettings(faces, smooth, calibrate, None if focal is None else str(focal))
+    name = shown(path)
+    with open_clip(path) as clip, tempfile.TemporaryDirectory(prefix="recon3d-") as folder:
+        solver = open_solver(head if isinstance(head, HeadModel) else load_head(head))
+        records = open_records(Path(folder))
+        observe(clip, records, open_source(weights_dir), settings)
+        if not records.frames:
+            raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
+        try:
+            persons = solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings)
+        except (NoFaceError, UsageError) as error:
+            raise type(error)(f"{name}: {error}") from error
+    return [person.capture for person in persons]
+
+
+def open_source(weights_dir: str | Path | None, threads: int | None = None) -> DenseSource:
+    """Open the face networks, from a folder or from the download cache.
+
+    Raises:
+        AssetError: Their file cannot be had.
+    """
+    from recon3d.assets import FACE_LANDMARKER, fetch
+
+    if weights_dir is None:
+        return DenseSource(path=fetch(FACE_LANDMARKER.name), threads=threads)
+    path = Path(weights_dir) / FACE_LANDMARKER.filename
+    if not path.is_file():
+        raise AssetError(f"{path} is not there; leave out the weights folder, or put the file into it")
+    return DenseSource(path=path, threads=threads)
+
+
+def open_solver(head: HeadModel) -> ClipSolver:
+    """Return the solver of a head model's clips.
+
+    Raises:
+        InputError: The head model lacks the landmarks that are needed.
+    """
+    if "mediapipe478" not in head.embeddings:
+        raise InputError(f"the head model {head.id} has no landmark embedding mediapipe478")
+    return ClipSolver(head, LandmarkSolver(head))
