@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,6 +18,15 @@ from recon3d.errors import UsageError
 from recon3d.render import _scanline
 from recon3d.render.camera import Camera
 from recon3d.render.rasterize import Fragments, interpolate, rasterize
+
+
+@pytest.fixture(autouse=True, scope="module", params=["numba", "torch"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run every test with the compiled kernels and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr("recon3d.render.rasterize.compiled_kernels", lambda: None)
+        yield request.param
 
 
 def slow_rasterize(
@@ -239,7 +251,7 @@ def test_dropped_triangles_do_not_spoil_gradients() -> None:
     verts = torch.tensor([[[1.0, 1, 1], [9, 1, 1], [1, 9, 1], *bad]], requires_grad=True)
     faces = torch.tensor([[0, 1, 2], [0, 1, 1], *([0, 1, k] for k in range(3, 9)), [3, 4, 5], [9, 0, 1]])
     fragments = rasterize(verts, faces, (8, 8))
-    assert set(fragments.triangle.flatten().tolist()) == {-1, 0, 9}
+    assert set(fragments.triangle.flatten().tolist()) == {-1, 0, 3, 9}
     drawn = interpolate(torch.rand(1, 10, 1), faces, fragments)
     (gradient,) = torch.autograd.grad(drawn.sum(), verts)
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
@@ -280,6 +292,49 @@ def test_no_shape_breaks_it(points: list[tuple[float, float, float]], dtype: tor
     assert gradient.isfinite().all()
 
 
+def test_what_is_too_near_is_cut_off_through_the_middle_of_triangles() -> None:
+    """Against rays through the pixel centres, met with the triangles in the camera's space."""
+    camera, near = Camera.create(20, (24, 18), dtype=torch.float64), 0.3
+    generator = torch.Generator().manual_seed(1)
+    verts = torch.rand(1, 90, 3, generator=generator, dtype=torch.float64) * 4 - 2
+    faces = torch.arange(90).reshape(-1, 3)
+    drawn = rasterize(camera.project(verts), faces, camera.size, near=near)
+    rows, columns = torch.meshgrid(torch.arange(18) + 0.5, torch.arange(24) + 0.5, indexing="ij")
+    rays = camera.unproject(
+        torch.stack((columns, rows, torch.ones_like(rows)), -1).reshape(1, -1, 3).double()
+    )[0]
+    corners = verts[0][faces].mT  # (F, 3 coordinates, 3 corners): their mix is the ray times the depth
+    mix = torch.linalg.solve(corners[:, None], rays[None, :, :, None].expand(30, -1, -1, 1))[..., 0]
+    depth = 1 / mix.sum(-1)
+    met = ((mix * depth[..., None]).amin(-1) >= 0) & (depth >= near)
+    depth = torch.where(met, depth, torch.inf)
+    expected = torch.where(met.any(0), depth.argmin(0), -1).reshape(18, 24)
+    crossing = (verts[0][faces][..., 2] <= near).any(1) & (verts[0][faces][..., 2] > near).any(1)
+    assert crossing[expected[expected >= 0]].sum() > 50
+    assert (drawn.triangle[0] == expected).float().mean() > 0.995
+    same = (drawn.triangle[0] == expected) & (expected >= 0)
+    torch.testing.assert_close(drawn.depth[0][same], depth.amin(0).reshape(18, 24)[same])
+
+
+def test_compiled_and_torch_agree_on_pictures_and_gradients() -> None:
+    found = [picture_and_gradients(compiled) for compiled in (True, False)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def picture_and_gradients(compiled: bool) -> list[Tensor]:
+    """Draw random triangles with the compiled kernels, or without."""
+    kernels = import_module("recon3d.render._compiled") if compiled else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recon3d.render.rasterize.compiled_kernels", lambda: kernels)
+        verts, faces = soup(7, 30, torch.float64)
+        verts.requires_grad_()
+        fragments = rasterize(verts, faces, (20, 14))
+        values = interpolate(verts * torch.tensor([0.1, 0.2, 0.3]), faces, fragments)
+        (gradient,) = torch.autograd.grad(values.square().sum() + fragments.depth.sum(), verts)
+        return [fragments.triangle, fragments.barycentric, fragments.depth, values, gradient]
+
+
 def test_nothing_to_draw() -> None:
     empty = rasterize(torch.zeros(2, 3, 3), torch.tensor([[0, 1, 2]]), (5, 4))
     assert (empty.triangle == -1).all() and (empty.barycentric == 0).all()
@@ -296,5 +351,5 @@ def test_triangles_over_the_whole_frame_stay_within_memory() -> None:
 
 
 def test_an_unknown_backend_is_named() -> None:
-    with pytest.raises(UsageError, match="'fast' does not exist; choose one of torch"):
+    with pytest.raises(UsageError, match="'fast' does not exist; choose one of numba, torch"):
         rasterize(torch.zeros(1, 3, 3), torch.tensor([[0, 1, 2]]), (2, 2), backend="fast")

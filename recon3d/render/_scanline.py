@@ -16,6 +16,12 @@ from torch import Tensor
 #: Corners this far out (px, or m in depth) are beyond float32's whole numbers: their triangles are dropped.
 LIMIT = float(1 << 24)
 
+#: Depths (m) and areas (px²) below this cannot be divided by twice in float32.
+TINY = 1e-12
+
+#: Area over squared extent of triangles that are too thin to draw: eight units in float32's last place.
+THIN = 8 * torch.finfo(torch.float32).eps
+
 #: Triangle rows, and pixels, listed at once: bounds the memory, and keeps the lists in the cache.
 _ROWS, _PIXELS = 1 << 17, 1 << 18
 
@@ -51,9 +57,9 @@ def visible_triangles(
     return torch.where(keys == _EMPTY, -1, keys & 0xFFFFFFFF).reshape(batch, height, width)
 
 
-def drawable(x: Tensor, y: Tensor, z: Tensor, near: float) -> Tensor:
+def drawable(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Return which corners (px, px, m) can be drawn; comparisons with NaN are false, so NaN cannot."""
-    return (z > near) & (z < LIMIT) & (x.abs() < LIMIT) & (y.abs() < LIMIT)
+    return (z.abs() > TINY) & (z.abs() < LIMIT) & (x.abs() < LIMIT) & (y.abs() < LIMIT)
 
 
 def _candidates(
@@ -63,25 +69,62 @@ def _candidates(
     batch, count, _ = verts_px.shape
     width, height = size
     x, y, z = verts_px.detach().reshape(batch * count, 3).t().contiguous()
-    usable = drawable(x, y, z, near)
+    usable = drawable(x, y, z)
     ids = faces.t()[:, None]
     if batch > 1:
         ids = ids + torch.arange(0, batch * count, count, device=faces.device)[:, None]
     ids = ids.reshape(3, -1)
-    xs, ys = x[ids], y[ids]
+    index = torch.nonzero(usable[ids].all(0) & (z > near)[ids].any(0)).squeeze(1)
+    ids = ids.index_select(1, index)
+    corners = torch.stack((x[ids], y[ids], z[ids]), dim=1)
+    corners, index = _cut(corners, index, near)
+    xs, ys = corners[:, 0], corners[:, 1]
     (x0, x1, x2), (y0, y1, y2) = xs, ys
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
     left, right, top, bottom = xs.amin(0), xs.amax(0), ys.amin(0), ys.amax(0)
     # A sliver so thin that its area is rounding noise has no sides to interpolate between.
-    thin = 8 * torch.finfo(x.dtype).eps * ((right - left).square() + (bottom - top).square())
+    thin = THIN * ((right - left).square() + (bottom - top).square())
     keep = (-area if cull_backfaces else area.abs()) > thin
-    keep &= usable[ids].all(0)
     # The box must hold a pixel centre: off-screen triangles and most of a distant mesh end here.
     keep &= (left - 0.5).ceil().clamp_min(0) <= (right - 0.5).floor().clamp_max(width - 1)
     keep &= (top - 0.5).ceil().clamp_min(0) <= (bottom - 0.5).floor().clamp_max(height - 1)
-    index = torch.nonzero(keep).squeeze(1)
-    inverse = 1 / z[ids.index_select(1, index)]
-    return torch.stack((xs.index_select(1, index), ys.index_select(1, index), inverse), dim=1), index
+    kept = torch.nonzero(keep).squeeze(1)
+    corners = corners.index_select(2, kept)
+    return torch.stack((corners[:, 0], corners[:, 1], 1 / corners[:, 2]), dim=1), index.index_select(0, kept)
+
+
+def _cut(corners: Tensor, index: Tensor, near: float) -> tuple[Tensor, Tensor]:
+    """Cut off what is nearer than ``near``: corners (3,3,N) [corner, (x, y, z), triangle], and its indices.
+
+    Of a triangle with one corner too near two remain. All others stay as they are, and in their order.
+    """
+    close = corners[:, 2] <= near
+    crossing = torch.nonzero(close.any(0)).squeeze(1)
+    if not crossing.numel():
+        return corners, index
+    part, owner, close = corners[..., crossing], index[crossing], close[:, crossing]
+    one = close.sum(0) == 1
+    # Turned so that corner 0 is the only one on its side of the plane.
+    turn = torch.where(one, close.int().argmax(0), close.int().argmin(0))
+    order = (torch.arange(3, device=turn.device)[:, None] + turn) % 3
+    part = part.gather(0, order[:, None].expand(-1, 3, -1))
+    space = torch.stack((part[:, 0] * part[:, 2], part[:, 1] * part[:, 2], part[:, 2]), dim=1)
+    first, second = (_at_near(space[0], space[k], near) for k in (1, 2))
+    tip = torch.stack((part[0], first, second))[..., ~one]
+    base = [torch.stack(three)[..., one] for three in ((first, part[1], part[2]), (first, part[2], second))]
+    whole = torch.ones(corners.shape[2], dtype=torch.bool, device=corners.device)
+    whole[crossing] = False
+    corners = torch.cat((corners[..., whole], tip, *base), dim=2)
+    index = torch.cat((index[whole], owner[~one], owner[one], owner[one]))
+    index, sorting = index.sort(stable=True)
+    return corners[..., sorting], index
+
+
+def _at_near(start: Tensor, end: Tensor, near: float) -> Tensor:
+    """Where lines (3,N) in the camera's space cross the plane z = ``near``: x px, y px, z m."""
+    share = (near - start[2]) / (end[2] - start[2])
+    crossing = start + (end - start) * share
+    return torch.stack((crossing[0] / near, crossing[1] / near, torch.full_like(share, near)))
 
 
 def _edges(corners: Tensor, height: int) -> tuple[Tensor, Tensor, Tensor]:

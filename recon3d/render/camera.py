@@ -53,14 +53,15 @@ class Camera:
     def project(self, points_cam: Tensor) -> Tensor:
         """Project (B,N,3) camera-space points, m, to (B,N,3): x and y in px, and the depth z, m, unchanged.
 
-        Differentiable to the points, ``focal`` and ``principal``; computed in the points' dtype. For
-        points nearer than ``NEAR`` or behind the camera, z is replaced by ``NEAR`` in the division: x and y
-        stay finite (far outside, as a rule, and without meaning), and the returned z tells them apart. The
-        rasterizer drops every triangle with such a corner.
+        Differentiable to the points, ``focal`` and ``principal``; computed in the points' dtype. Points
+        behind the camera are projected through it, to the other side: the returned z tells them apart, and
+        the rasterizer cuts triangles between the two. Within ``NEAR`` of the camera's plane, z is replaced
+        by ``NEAR`` in the division, so that x and y stay finite.
         """
         focal, principal = self._like(points_cam)
         depth = points_cam[..., 2:3]
-        pixels = points_cam[..., :2] * (focal[:, None, None] / depth.clamp_min(NEAR)) + principal[:, None]
+        divisor = torch.where(depth < 0, depth.clamp_max(-NEAR), depth.clamp_min(NEAR))
+        pixels = points_cam[..., :2] * (focal[:, None, None] / divisor) + principal[:, None]
         return torch.cat((pixels, depth), dim=-1)
 
     def unproject(self, points_px: Tensor) -> Tensor:

@@ -2,28 +2,32 @@
 
 Two steps are kept apart. *Visibility* (a backend, no gradient) names one triangle per pixel.
 *Interpolation* computes perspective-correct barycentric coordinates of the pixel centre anew from the
-vertex positions, in plain torch, so that gradients reach positions and attributes. What has no gradient is
-the choice of the triangle: a silhouette that moves over a pixel is not felt by that pixel.
+vertex positions, so that gradients reach positions and attributes, the same ones whatever the backend. What
+has no gradient is the choice of the triangle: a silhouette that moves over a pixel is not felt by that pixel.
+
+On CPUs both steps are compiled (recon3d.render._compiled); the torch versions serve every other device, and
+are what the compiled ones are tested against.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recon3d.errors import UsageError
-from recon3d.render._scanline import drawable, visible_triangles
+from recon3d.render._scanline import TINY, drawable, visible_triangles
 from recon3d.render.camera import NEAR
 
 #: Pixels worked on at once when no gradient is asked for: bounds the memory of large pictures.
 _CHUNK = 1 << 17
-
-#: Depths (m) and areas (px²) below this cannot be divided by twice in float32.
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +51,8 @@ class Fragments:
         return self.triangle >= 0
 
 
-#: A backend: (verts_px (B,V,3), faces (F,3), (w, h), cull_backfaces, near) -> Fragments.
-Backend = Callable[[Tensor, Tensor, "tuple[int, int]", bool, float], Fragments]
+#: Of (verts_px (B,V,3), faces (F,3), (w, h), cull_backfaces, near): the nearest triangle (B,H,W) int64 or -1.
+Visibility = Callable[[Tensor, Tensor, "tuple[int, int]", bool, float], Tensor]
 
 
 def rasterize(
@@ -58,14 +62,15 @@ def rasterize(
     *,
     cull_backfaces: bool = False,
     near: float = NEAR,
-    backend: str = "torch",
+    backend: str | None = None,
 ) -> Fragments:
     """Find the nearest triangle at every pixel centre, with its barycentric coordinates and depth.
 
     A pixel belongs to a triangle that contains its centre, edges included: meshes have no cracks. Of
-    several, the nearest is seen; of equally near ones, that with the lowest index. Never drawn: triangles
-    with a corner at z <= ``near``, with a corner that is not finite or lies 2^24 px or more away, and
-    those without area.
+    several, the nearest is seen; of equally near ones (in 1/z, to float32's precision), that with the lowest
+    index. What lies nearer than ``near`` is cut off, through the middle of a triangle if need be. Never
+    drawn: triangles with a corner that is not finite, lies 2^24 px or more away, or in the camera's plane
+    (within 1e-12 m), and those without area.
 
     Args:
         verts_px: (B,V,3) x px, y px, z m, as ``Camera.project`` returns them; float32 or float64.
@@ -74,14 +79,36 @@ def rasterize(
         size: Width and height, px.
         cull_backfaces: Leave out triangles seen from behind.
         near: Smallest depth drawn, m.
-        backend: One of ``BACKENDS``.
+        backend: One of ``BACKENDS``; None takes the fastest one that the device has.
 
     Raises:
-        UsageError: The backend does not exist.
+        UsageError: The backend does not exist, or not on the vertices' device.
+        MissingExtraError: Its package is not installed.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"rasterizer {backend!r} does not exist; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[backend](verts_px, faces, size, cull_backfaces, near)
+    name = backend or default_backend(verts_px.device)
+    if name not in BACKENDS:
+        raise UsageError(f"rasterizer {name!r} does not exist; choose one of {', '.join(BACKENDS)}")
+    triangle = BACKENDS[name](verts_px.detach(), faces, size, cull_backfaces, near)
+    return locate(verts_px, faces, triangle)
+
+
+def default_backend(device: torch.device) -> str:
+    """Return the name of the fastest backend for a device."""
+    return "numba" if device.type == "cpu" and compiled_kernels() is not None else "torch"
+
+
+@cache
+def compiled_kernels() -> ModuleType | None:
+    """Return the compiled kernels for CPUs, or None where numba is not installed."""
+    return import_module("recon3d.render._compiled") if find_spec("numba") is not None else None
+
+
+def _kernels(*tensors: Tensor) -> ModuleType | None:
+    """Return the compiled kernels if they can work on these tensors."""
+    dtype = tensors[0].dtype
+    fit = dtype in (torch.float32, torch.float64)
+    fit = fit and all(one.device.type == "cpu" and one.dtype == dtype for one in tensors)
+    return compiled_kernels() if fit else None
 
 
 def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
@@ -128,6 +155,10 @@ def blend(
     if batch > 1 and image is not None:
         corners = corners + (image * count)[:, None]
     table = attributes.reshape(batch * count, channels)
+    kernels = _kernels(table, barycentric)
+    if kernels is not None:
+        blended: Tensor = kernels.Blend.apply(table, corners, barycentric)
+        return blended
     if not (torch.is_grad_enabled() and (table.requires_grad or barycentric.requires_grad)):
         return F.embedding_bag(corners, table, per_sample_weights=barycentric, mode="sum")
     # embedding_bag is the fastest forward, but its backward is slower than that of three gathers.
@@ -153,12 +184,15 @@ def locate(verts_px: Tensor, faces: Tensor, triangle: Tensor) -> Fragments:
         faces: (F,3) int64.
         triangle: (B,H,W) int64, -1 where there is none.
     """
+    kernels = _kernels(verts_px)
+    if kernels is not None:
+        return Fragments(triangle, *kernels.Locate.apply(verts_px, faces, triangle))
     planes = _planes(verts_px, faces)
     flat = triangle.reshape(-1)
     where = torch.nonzero(flat >= 0).squeeze(1)
     step = where.numel() if planes.requires_grad else _CHUNK
-    found = [_at_pixels(planes, flat, part, triangle.shape) for part in torch.split(where, max(step, 1))]
-    result = torch.cat(found) if len(found) > 1 else found[0]
+    parts = torch.split(where, max(step, 1))
+    result = torch.cat([_at_pixels(planes, flat, part, triangle.shape) for part in parts])
     weights = result.new_zeros(flat.numel(), 3).index_copy(0, where, result[:, :3])
     depth = result.new_zeros(flat.numel()).index_copy(0, where, result[:, 3])
     return Fragments(triangle, weights.reshape(*triangle.shape, 3), depth.reshape(triangle.shape))
@@ -169,12 +203,12 @@ def _planes(verts_px: Tensor, faces: Tensor) -> Tensor:
     # Corners that cannot be drawn, and triangles without area, are never gathered from; but 0 * inf in
     # the backward pass would spoil the gradient of the others.
     x, y, z = verts_px.detach().unbind(-1)
-    usable = drawable(x, y, z, _TINY)[..., None]
+    usable = drawable(x, y, z)[..., None]
     corners = torch.where(usable, verts_px, 1.0)[:, faces]  # (B,F,3,3)
     origin, first, second = corners[..., :2].unbind(2)
     edge1, edge2 = first - origin, second - origin
     area = edge1[..., 0] * edge2[..., 1] - edge1[..., 1] * edge2[..., 0]
-    area = torch.where(area.abs() > _TINY, area, 1.0)[..., None]
+    area = torch.where(area.abs() > TINY, area, 1.0)[..., None]
     inverse = 1 / corners[..., 2]
     gradient1 = torch.stack((edge2[..., 1], -edge2[..., 0]), dim=-1) / area
     gradient2 = torch.stack((-edge1[..., 1], edge1[..., 0]), dim=-1) / area
@@ -196,12 +230,11 @@ def _at_pixels(planes: Tensor, flat: Tensor, where: Tensor, shape: torch.Size) -
     dx, dy = x - x0, y - y0
     weight1, weight2 = dx * g1x + dy * g1y, dx * g2x + dy * g2y
     weight0 = 1 - weight1 - weight2
-    # Rounding may leave a centre on an edge a hair outside; a weight is never negative. One of the three
-    # is at least 1/3, so the sum cannot vanish.
-    scaled = [w.clamp_min(0) * iz for w, iz in ((weight0, iz0), (weight1, iz1), (weight2, iz2))]
-    total = scaled[0] + scaled[1] + scaled[2]
-    depth = (weight0.clamp_min(0) + weight1.clamp_min(0) + weight2.clamp_min(0)) / total
-    return torch.stack((scaled[0] / total, scaled[1] / total, scaled[2] / total, depth), dim=1)
+    # Rounding may leave a centre on an edge a hair outside; a weight is never negative. A corner behind the
+    # camera turns two signs, its weight's on the screen and its own.
+    scaled = [(w * iz).clamp_min(0) for w, iz in ((weight0, iz0), (weight1, iz1), (weight2, iz2))]
+    depth = 1 / (scaled[0] + scaled[1] + scaled[2])
+    return torch.stack((scaled[0] * depth, scaled[1] * depth, scaled[2] * depth, depth), dim=1)
 
 
 def images_of(where: Tensor, fragments: Fragments) -> Tensor | None:
@@ -210,12 +243,23 @@ def images_of(where: Tensor, fragments: Fragments) -> Tensor | None:
     return where.div(height * width, rounding_mode="floor") if images > 1 else None
 
 
-def _torch_backend(
+def _compiled_visibility(
     verts_px: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool, near: float
-) -> Fragments:
-    triangle = visible_triangles(verts_px, faces, size, cull_backfaces=cull_backfaces, near=near)
-    return locate(verts_px, faces, triangle)
+) -> Tensor:
+    if verts_px.device.type != "cpu":
+        raise UsageError("the rasterizer 'numba' works on the CPU only; choose 'torch'")
+    kernels = compiled_kernels()
+    if kernels is None:
+        raise UsageError("the rasterizer 'numba' needs the package numba: pip install numba")
+    found: Tensor = kernels.visible(verts_px, faces, size, cull_backfaces=cull_backfaces, near=near)
+    return found
+
+
+def _torch_visibility(
+    verts_px: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool, near: float
+) -> Tensor:
+    return visible_triangles(verts_px, faces, size, cull_backfaces=cull_backfaces, near=near)
 
 
 #: The rasterizers by name. Another one joins by adding a line here.
-BACKENDS: dict[str, Backend] = {"torch": _torch_backend}
+BACKENDS: dict[str, Visibility] = {"numba": _compiled_visibility, "torch": _torch_visibility}

@@ -153,7 +153,7 @@ def render_head(
     background: tuple[float, float, float] = (0.5, 0.5, 0.5),
     supersample: int = 1,
     cull_backfaces: bool = False,
-    backend: str = "torch",
+    backend: str | None = None,
 ) -> RenderOutput:
     """Draw heads with smooth shading. Differentiable but for the choice of the triangle at each sample.
 
@@ -166,7 +166,7 @@ def render_head(
         background: sRGB in [0,1].
         supersample: Samples per pixel and axis; 2 gives pictures with smooth edges.
         cull_backfaces: Leave out surfaces seen from behind.
-        backend: The rasterizer.
+        backend: The rasterizer; None takes the fastest one.
     """
     if supersample > 1:
         camera = camera.scaled(supersample)
@@ -199,6 +199,8 @@ def _side(verts_px: Tensor, faces: Tensor, where: Tensor, triangle: Tensor, frag
     """(n,1) 1 where the seen triangle shows its front, -1 where its back. No gradient."""
     (x0, y0), (x1, y1), (x2, y2) = (verts_px.detach()[:, faces[:, k], :2].unbind(-1) for k in range(3))
     front = (x1 - x0) * (y2 - y0) <= (x2 - x0) * (y1 - y0)
+    for k in range(3):  # a corner behind the camera is projected to the other side
+        front = front ^ (verts_px.detach()[:, faces[:, k], 2] < 0)
     image = images_of(where, fragments)
     index = triangle if image is None else triangle + image * len(faces)
     return front.reshape(-1).index_select(0, index).to(verts_px.dtype)[:, None] * 2 - 1

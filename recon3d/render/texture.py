@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from recon3d.render.camera import Camera
+from recon3d.render.camera import NEAR, Camera
 from recon3d.render.rasterize import blend, rasterize, seen
 from recon3d.render.shading import CLAY, vertex_normals
 
@@ -176,9 +176,9 @@ def _around(verts: Tensor, camera: Camera, side: int) -> Camera:
 def _sample(pixels: Pixels, points: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
     """Return the photograph's colours (n,3) in [0,1] at surface points (n,3), and how far inside it (n,)."""
     height, width = pixels.shape[:2]
-    found = camera.project(points[None])[0, :, :2]
+    found, depth = camera.project(points[None])[0].split((2, 1), dim=1)
     edge = torch.minimum(found, found.new_tensor((width, height)) - found).amin(1)
-    inside = (edge / (0.01 * max(width, height))).clamp(0, 1)
+    inside = (edge / (0.01 * max(width, height))).clamp(0, 1) * (depth[:, 0] > NEAR)
     used = found[inside > 0]
     if not len(used):
         return torch.zeros_like(points), inside
