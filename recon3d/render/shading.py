@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon3d.render.antialias import antialias
 from recon3d.render.camera import Camera
 from recon3d.render.rasterize import Fragments, blend, images_of, rasterize, scatter, seen
 
@@ -71,7 +72,7 @@ class RenderOutput:
 
     Attributes:
         image: (B,H,W,3) sRGB in [0,1], background included.
-        alpha: (B,H,W) part of the pixel that the head covers, [0,1]. Not differentiable.
+        alpha: (B,H,W) part of the pixel that the head covers, [0,1]. Differentiable if antialiased.
         depth: (B,sH,sW) m, zero where there is no head.
         normals: (B,sH,sW,3) unit, camera space, turned to the viewer; zeros where there is no head.
         fragments: The samples' triangles and weights.
@@ -152,10 +153,14 @@ def render_head(
     lighting: Lighting = STUDIO,
     background: tuple[float, float, float] = (0.5, 0.5, 0.5),
     supersample: int = 1,
+    antialiased: bool = False,
     cull_backfaces: bool = False,
     backend: str | None = None,
 ) -> RenderOutput:
-    """Draw heads with smooth shading. Differentiable but for the choice of the triangle at each sample.
+    """Draw heads with smooth shading.
+
+    Differentiable but for the choice of the triangle at each sample, unless ``antialiased``: then the picture
+    follows its outlines, too.
 
     Args:
         vertices_cam: (B,V,3) camera space, m.
@@ -165,6 +170,7 @@ def render_head(
         lighting: ``STUDIO``, ``SOFT`` or your own.
         background: sRGB in [0,1].
         supersample: Samples per pixel and axis; 2 gives pictures with smooth edges.
+        antialiased: Blend the samples along outlines (recon3d.render.antialias).
         cull_backfaces: Leave out surfaces seen from behind.
         backend: The rasterizer; None takes the fastest one.
     """
@@ -182,6 +188,9 @@ def render_head(
     paper = shaded.new_tensor(background)
     picture = scatter(shaded - paper, where, fragments) + paper
     alpha = fragments.mask.to(picture.dtype)
+    if antialiased:
+        both = antialias(torch.cat((picture, alpha[..., None]), dim=-1), fragments, verts_px, faces)
+        picture, alpha = both[..., :3], both[..., 3]
     if supersample > 1:
         picture = F.avg_pool2d(picture.movedim(-1, 1), supersample).movedim(1, -1)
         alpha = F.avg_pool2d(alpha[:, None], supersample)[:, 0]
