@@ -150,7 +150,9 @@ def test_gradients_follow_the_differences_of_a_supersampled_picture(head: HeadMo
     targets = [shown(head, torch.randn(8, generator=generator).double() * away) for _ in range(5)]
     moved = [(still + e * s, still - e * s) for e, s in zip(torch.eye(8).double(), steps, strict=True)]
     fine = [[shown(head, p, supersample=5) for p in pair] for pair in moved]
-    felt, true, plain = [], [], []
+    felt: list[Tensor] = []
+    true: list[Tensor] = []
+    plain: list[Tensor] = []
     for target in targets:
         true.append(torch.stack([(a - target).square().sum() - (b - target).square().sum() for a, b in fine]))
         for smooth, gradients in ((True, felt), (False, plain)):
