@@ -29,6 +29,9 @@ app = typer.Typer(
     help="Photographs of faces in, rigged ARKit-ready 3D heads out. All on this machine, no telemetry.",
 )
 
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure this machine.")
+app.add_typer(bench, name="bench")
+
 
 class LandmarkChoice(str, Enum):
     """The face sources."""
@@ -314,6 +317,24 @@ def view(
         status.append(
             run_view(path, head=head, host=host, port=port, open_browser=open_browser, reporter=reporter)
         )
+
+
+@bench.command("render")
+def bench_render(
+    raster: Annotated[str | None, typer.Option(help="Rasterizer; the fastest one by default.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Time spent on each figure.")] = 1.5,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="torch's threads; its own choice by default.")
+    ] = None,
+    head: Head = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the renderer, beside PyTorch3D's where that is installed."""
+    with _exit_status() as status:
+        from recon3d._cli_bench import run_bench_render
+
+        run_bench_render(head, seconds, raster, threads, as_json)
+        status.append(0)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recon3d.errors import UsageError
-from recon3d.render import _scanline
+from recon3d.render import _raster_torch
 from recon3d.render.camera import Camera
 from recon3d.render.rasterize import Fragments, interpolate, rasterize
 
@@ -124,8 +124,8 @@ def test_equals_the_slow_twin_on_a_ball() -> None:
 def test_small_chunks_give_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     verts, faces = soup(3, 40, torch.float32)
     whole = rasterize(verts, faces, (64, 48))
-    monkeypatch.setattr(_scanline, "_ROWS", 7)
-    monkeypatch.setattr(_scanline, "_PIXELS", 11)
+    monkeypatch.setattr(_raster_torch, "_ROWS", 7)
+    monkeypatch.setattr(_raster_torch, "_PIXELS", 11)
     monkeypatch.setattr("recon3d.render.rasterize._CHUNK", 13)
     parts = rasterize(verts, faces, (64, 48))
     assert torch.equal(whole.triangle, parts.triangle)
@@ -324,7 +324,7 @@ def test_compiled_and_torch_agree_on_pictures_and_gradients() -> None:
 
 def picture_and_gradients(compiled: bool) -> list[Tensor]:
     """Draw random triangles with the compiled kernels, or without."""
-    kernels = import_module("recon3d.render._compiled") if compiled else None
+    kernels = import_module("recon3d.render._raster_numba") if compiled else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recon3d.render.rasterize.compiled_kernels", lambda: kernels)
         verts, faces = soup(7, 30, torch.float64)

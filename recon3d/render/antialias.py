@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from recon3d.render._scanline import drawable
+from recon3d.render._raster_torch import drawable
 from recon3d.render.camera import NEAR
 from recon3d.render.rasterize import Fragments
 

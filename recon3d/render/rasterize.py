@@ -5,25 +5,25 @@ Two steps are kept apart. *Visibility* (a backend, no gradient) names one triang
 vertex positions, so that gradients reach positions and attributes, the same ones whatever the backend. What
 has no gradient is the choice of the triangle: a silhouette that moves over a pixel is not felt by that pixel.
 
-On CPUs both steps are compiled (recon3d.render._compiled); the torch versions serve every other device, and
-are what the compiled ones are tested against.
+On CPUs both steps are compiled (recon3d.render._raster_numba). The torch versions serve every other device,
+and are what the compiled ones are tested against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recon3d.errors import UsageError
-from recon3d.render._scanline import TINY, drawable, visible_triangles
+from recon3d.errors import MissingExtraError, UsageError
+from recon3d.render._raster_torch import TINY, drawable
 from recon3d.render.camera import NEAR
 
 #: Pixels worked on at once when no gradient is asked for: bounds the memory of large pictures.
@@ -51,8 +51,13 @@ class Fragments:
         return self.triangle >= 0
 
 
-#: Of (verts_px (B,V,3), faces (F,3), (w, h), cull_backfaces, near): the nearest triangle (B,H,W) int64 or -1.
-Visibility = Callable[[Tensor, Tensor, "tuple[int, int]", bool, float], Tensor]
+class Visibility(Protocol):
+    """What a backend does."""
+
+    def __call__(
+        self, verts_px: Tensor, faces: Tensor, size: tuple[int, int], *, cull_backfaces: bool, near: float
+    ) -> Tensor:
+        """Return the nearest triangle at every pixel centre, (B,H,W) int64, -1 where there is none."""
 
 
 def rasterize(
@@ -85,22 +90,40 @@ def rasterize(
         UsageError: The backend does not exist, or not on the vertices' device.
         MissingExtraError: Its package is not installed.
     """
-    name = backend or default_backend(verts_px.device)
-    if name not in BACKENDS:
-        raise UsageError(f"rasterizer {name!r} does not exist; choose one of {', '.join(BACKENDS)}")
-    triangle = BACKENDS[name](verts_px.detach(), faces, size, cull_backfaces, near)
+    visible = visibility(backend or default_backend(verts_px.device), verts_px.device)
+    triangle = visible(verts_px.detach(), faces, size, cull_backfaces=cull_backfaces, near=near)
     return locate(verts_px, faces, triangle)
 
 
 def default_backend(device: torch.device) -> str:
     """Return the name of the fastest backend for a device."""
-    return "numba" if device.type == "cpu" and compiled_kernels() is not None else "torch"
+    if device.type == "cpu":
+        return "numba" if compiled_kernels() is not None else "torch"
+    return "triton" if device.type == "cuda" and find_spec("triton") is not None else "torch"
+
+
+def visibility(name: str, device: torch.device) -> Visibility:
+    """Return a backend by its name.
+
+    Raises:
+        UsageError: It does not exist, or not on this device.
+        MissingExtraError: Its package is not installed.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"rasterizer {name!r} does not exist; choose one of {', '.join(BACKENDS)}")
+    module, package = _MODULES[name]
+    if find_spec(package) is None:
+        raise MissingExtraError(f"the rasterizer {name!r} needs the package {package}: pip install {package}")
+    if name == "numba" and device.type != "cpu":
+        raise UsageError(f"the rasterizer 'numba' works on the CPU, not on {device}; choose 'torch'")
+    found: Visibility = import_module(module).visible
+    return found
 
 
 @cache
 def compiled_kernels() -> ModuleType | None:
     """Return the compiled kernels for CPUs, or None where numba is not installed."""
-    return import_module("recon3d.render._compiled") if find_spec("numba") is not None else None
+    return import_module("recon3d.render._raster_numba") if find_spec("numba") is not None else None
 
 
 def _kernels(*tensors: Tensor) -> ModuleType | None:
@@ -243,23 +266,14 @@ def images_of(where: Tensor, fragments: Fragments) -> Tensor | None:
     return where.div(height * width, rounding_mode="floor") if images > 1 else None
 
 
-def _compiled_visibility(
-    verts_px: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool, near: float
-) -> Tensor:
-    if verts_px.device.type != "cpu":
-        raise UsageError("the rasterizer 'numba' works on the CPU only; choose 'torch'")
-    kernels = compiled_kernels()
-    if kernels is None:
-        raise UsageError("the rasterizer 'numba' needs the package numba: pip install numba")
-    found: Tensor = kernels.visible(verts_px, faces, size, cull_backfaces=cull_backfaces, near=near)
-    return found
+#: The rasterizers by name: the module that tells visibility, and the package that it needs. Another one joins
+#: by adding a line here.
+_MODULES = {
+    "numba": ("recon3d.render._raster_numba", "numba"),
+    "torch": ("recon3d.render._raster_torch", "torch"),
+    "triton": ("recon3d.render._raster_triton", "triton"),
+    "pytorch3d": ("recon3d.render._raster_pytorch3d", "pytorch3d"),
+}
 
-
-def _torch_visibility(
-    verts_px: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool, near: float
-) -> Tensor:
-    return visible_triangles(verts_px, faces, size, cull_backfaces=cull_backfaces, near=near)
-
-
-#: The rasterizers by name. Another one joins by adding a line here.
-BACKENDS: dict[str, Visibility] = {"numba": _compiled_visibility, "torch": _torch_visibility}
+#: Names of the rasterizers.
+BACKENDS = tuple(_MODULES)

@@ -25,11 +25,11 @@ THIN = 8 * torch.finfo(torch.float32).eps
 #: Triangle rows, and pixels, listed at once: bounds the memory, and keeps the lists in the cache.
 _ROWS, _PIXELS = 1 << 17, 1 << 18
 
-_EMPTY = 1 << 62
+EMPTY = 1 << 62
 
 
 @torch.no_grad()
-def visible_triangles(
+def visible(
     verts_px: Tensor, faces: Tensor, size: tuple[int, int], *, cull_backfaces: bool, near: float
 ) -> Tensor:
     """Return the index of the nearest triangle at every pixel centre.
@@ -47,14 +47,14 @@ def visible_triangles(
     """
     width, height = size
     batch = verts_px.shape[0]
-    keys = torch.full((batch * height * width,), _EMPTY, dtype=torch.int64, device=verts_px.device)
+    keys = torch.full((batch * height * width,), EMPTY, dtype=torch.int64, device=verts_px.device)
     corners, index = _candidates(verts_px, faces, size, cull_backfaces, near)
     if index.numel():
         edges, first_row, row_count = _edges(corners, height)
         for low, high, total in _chunks(row_count, _ROWS):
             rows = _rows(edges, index, first_row, row_count, (low, high, total), len(faces), size)
             _fill(keys, *rows)
-    return torch.where(keys == _EMPTY, -1, keys & 0xFFFFFFFF).reshape(batch, height, width)
+    return torch.where(keys == EMPTY, -1, keys & 0xFFFFFFFF).reshape(batch, height, width)
 
 
 def drawable(x: Tensor, y: Tensor, z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The rasterizer for CPUs, compiled by numba at its first use and kept on disk.
 
-What ``_scanline`` and ``rasterize`` do in bulk with torch is done here pixel by pixel, in float64 whatever
-the vertices are. Every kernel works on some of the images, rows or points, and lets go of Python's lock:
-``_shared`` gives each thread its part. (numba's own threads may not be used from several threads at a time.)
+What ``_raster_torch`` and ``rasterize`` do in bulk with torch is done here pixel by pixel, in float64
+whatever the vertices are. Every kernel works on some of the images, rows or points, and lets go of Python's
+lock: ``_shared`` gives each thread its part. (numba's own threads may not be used by several at a time.)
 
 A picture in homogeneous coordinates needs no clipping (M. Olano, T. Greer, "Triangle scan conversion using
 2D homogeneous coordinates", 1997): with w the screen's weight of a corner, a point of the triangle's plane in
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recon3d.render._scanline import LIMIT, THIN, TINY
+from recon3d.render._raster_torch import LIMIT, THIN, TINY
 
 Array = npt.NDArray[Any]
 
