@@ -1,4 +1,7 @@
-"""The GPU's visibility, run by Triton's interpreter: Triton must be told before it is imported."""
+"""The GPU's visibility, run by Triton's interpreter. Not in the default run: Triton takes a gigabyte of disk.
+
+pip install triton && pytest -m slow tests/test_render_triton.py
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import sys
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+pytestmark = pytest.mark.slow
+pytest.importorskip("triton", reason="Triton is not installed")
 
 _COMPARE = """
 import torch
@@ -31,6 +35,7 @@ print(int((rasterize(verts[:, :0], faces[:0], (5, 4), backend="triton").triangle
 
 
 def test_the_same_triangle_at_every_pixel_as_the_compiled_kernel() -> None:
+    # The interpreter must be asked for before Triton is imported.
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", _COMPARE], env=environment, capture_output=True, text=True, check=False
