@@ -7,7 +7,7 @@ and returns one capture a person. Neither holds more than a few hundred frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -153,7 +153,7 @@ class ClipSolver:
 
     def __init__(self, head: HeadModel, solver: LandmarkSolver) -> None:
         """Use a head model and its solver for the dense landmarks."""
-        self._head, self._solver = head, solver
+        self._head, self._solver, self._threads = head, solver, 1
 
     def solve(
         self, records: Records, size: tuple[int, int], fps: float, name: str, settings: ClipSettings
@@ -171,7 +171,7 @@ class ClipSolver:
             NoFaceError: Nobody was seen.
             UsageError: The stretch for the calibration shows nobody.
         """
-        with one_thread():
+        with one_thread() as self._threads:
             index = _read_index(records)
             if not len(index.frame):
                 raise NoFaceError("no face found in the whole clip; show one larger or more from the front")
@@ -222,10 +222,16 @@ class ClipSolver:
         given = None if settings.focal is None else Focal.parse(settings.focal).pixels(size)
         if given is not None or single:
             return solve_identity(self._solver, seen, given or guessed, rounds=3 if single else 6)
-        return solve_identity_and_focal(self._solver, seen, guessed)
+        return solve_identity_and_focal(self._solver, seen, guessed, self._threads)
 
-    def _guess(self, scores: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        return guess_from_scores(scores) if self._head.speaks_arkit else (None, None)
+    def _guess(
+        self, scores: torch.Tensor, rest: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Guess the expression from scores (B, 52); ``rest`` (52,) is the guess for the face at rest."""
+        if not self._head.speaks_arkit:
+            return None, None
+        guess, confidence = guess_from_scores(scores)
+        return guess if rest is None else (guess - rest).clamp_min(0), confidence
 
     def _person(
         self,
@@ -239,31 +245,39 @@ class ClipSolver:
     ) -> Person:
         rows = np.flatnonzero(np.isin(index.tracklet, numbers))
         at_rest = rows[_at_rest(index, settings)[rows]]
+        rest = None
         if len(at_rest):
             identity = self._identity(records, index, at_rest, size, settings, rest=True)
+            rest = guess_from_scores(_gather(records, at_rest)[1])[0].median(0).values
         else:  # no calibration, or it is another person's
             identity = self._identity(records, index, rows, size, settings)
         principal = torch.tensor(size, dtype=torch.float32) / 2
         curves = Curves.empty(len(index.times), self._head.num_expression)
-        sights = self._sights(records, numbers)
-        solve_frames(self._solver, sights, curves, identity.shape, identity.focal, principal)
+        sights = self._sights(records, numbers, rest)
+        solve_frames(self._solver, sights, curves, identity.shape, identity.focal, principal, self._threads)
         if not curves.tracked.any():
             raise NoFaceError("a face was found, but no frame of it could be fitted")
         breaks = _breaks(index, rows, curves.tracked)
         bounded = self._head.speaks_arkit
         smooth = smoothed(curves, index.times, breaks, settings.smooth, bounded=bounded)
-        capture = self._capture(index, rows, smooth, identity, size, fps, name)
+        units = smooth.expression
+        if not bounded:  # the head has no ARKit units: the face networks' own scores are all there is
+            raw = replace(curves, expression=_scores(records, numbers, len(index.times)))
+            units = smoothed(raw, index.times, breaks, settings.smooth, bounded=True).expression
+        capture = self._capture(index, rows, smooth, units, identity, size, fps, name)
         lost = tuple(
             (float(index.times[g.start]), float(index.times[g.stop - 1])) for g in gaps(curves.tracked)
         )
         cuts = tuple(float(t) for t in index.times[index.cuts])
         return Person(capture, float(np.sqrt(np.square(curves.residual[curves.tracked]).mean())), lost, cuts)
 
-    def _sights(self, records: Records, numbers: Sequence[int]) -> Iterator[Sights]:
+    def _sights(
+        self, records: Records, numbers: Sequence[int], rest: torch.Tensor | None
+    ) -> Iterator[Sights]:
         for chunk in records:
             mine = np.isin(chunk.tracklet, numbers)
             if mine.any():
-                guess, confidence = self._guess(torch.from_numpy(chunk.scores[mine]))
+                guess, confidence = self._guess(torch.from_numpy(chunk.scores[mine]), rest)
                 pixels = torch.from_numpy(chunk.landmarks[mine])
                 yield Sights(chunk.frame[mine], pixels, guess, confidence)
 
@@ -272,6 +286,7 @@ class ClipSolver:
         index: _Index,
         rows: npt.NDArray[np.int64],
         curves: Curves,
+        units: npt.NDArray[np.float32],
         identity: Identity,
         size: tuple[int, int],
         fps: float,
@@ -311,7 +326,7 @@ class ClipSolver:
             expression=curves.expression,
             pose=pose,
             translation=translation,
-            arkit=curves.expression.clip(0, 1),
+            arkit=units.clip(0, 1),
             landmarks68=points,
             box=box,
             score=score,
@@ -371,6 +386,15 @@ def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor
         scores.append(chunk.scores[inside])
         first += len(chunk.frame)
     return torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(scores))
+
+
+def _scores(records: Records, numbers: Sequence[int], frames: int) -> npt.NDArray[np.float32]:
+    """Return the face networks' scores (frames, 52) of the person of these tracklets; 0 where not seen."""
+    scores = np.zeros((frames, 52), np.float32)
+    for chunk in records:
+        mine = np.isin(chunk.tracklet, numbers)
+        scores[chunk.frame[mine]] = chunk.scores[mine]
+    return scores
 
 
 def _breaks(

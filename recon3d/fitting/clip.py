@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,15 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from recon3d._threads import side_by_side
 from recon3d.fitting.smooth import smooth_runs
-from recon3d.fitting.solver import LandmarkSolver
+from recon3d.fitting.solver import FitResult, LandmarkSolver
 
 Floats = npt.NDArray[np.floating]
 
 #: Where a face is out of sight for long, its curves rest, and ease to where they go on within this time, s.
 _EASE = 0.5
-_BATCH = 256
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -75,37 +77,47 @@ def solve_frames(
     shape: Tensor,
     focal: float,
     principal: Tensor,
+    threads: int = 1,
 ) -> None:
     """Solve pose and expression of every frame, identity fixed, and write them into ``curves``.
 
     Args:
         solver: Of the head.
-        sights: The frames, in batches of any size: only one is held at a time.
+        sights: The frames, in batches of any size: a few are held at a time.
         curves: Where the results go.
         shape: (1, S) identity.
         focal: px.
         principal: (2,) px.
+        threads: Batches that are solved side by side.
     """
-    for batch in sights:
-        for part in range(0, len(batch.frame), _BATCH):
-            rows = slice(part, part + _BATCH)
-            frame, pixels = batch.frame[rows], batch.pixels[rows]
-            count = len(frame)
-            result = solver.fit(
-                pixels,
-                torch.full((count,), float(focal)),
-                principal.expand(count, 2),
-                guess=None if batch.guess is None else batch.guess[rows],
-                confidence=batch.confidence,
-                fixed_shape=shape,
-            )
-            good = torch.isfinite(result.state.translation).all(1) & torch.isfinite(result.cost)
-            kept = good.numpy()
-            curves.expression[frame[kept]] = result.state.expression[good].numpy()
-            curves.rotation[frame[kept]] = result.state.rotation[good].numpy()
-            curves.translation[frame[kept]] = result.state.translation[good].numpy()
-            curves.residual[frame[kept]] = result.residual[good].numpy()
-            curves.tracked[frame[kept]] = True
+
+    def fit(batch: Sights) -> FitResult:
+        count = len(batch.frame)
+        return solver.fit(
+            batch.pixels,
+            torch.full((count,), float(focal)),
+            principal.expand(count, 2),
+            guess=batch.guess,
+            confidence=batch.confidence,
+            fixed_shape=shape,
+        )
+
+    batches, solved = tee(part for batch in sights for part in _parts(batch))
+    for batch, result in zip(batches, side_by_side(fit, solved, threads), strict=True):
+        good = torch.isfinite(result.state.translation).all(1) & torch.isfinite(result.cost)
+        frame = batch.frame[good.numpy()]
+        curves.expression[frame] = result.state.expression[good].numpy()
+        curves.rotation[frame] = result.state.rotation[good].numpy()
+        curves.translation[frame] = result.state.translation[good].numpy()
+        curves.residual[frame] = result.residual[good].numpy()
+        curves.tracked[frame] = True
+
+
+def _parts(batch: Sights) -> Iterator[Sights]:
+    for start in range(0, len(batch.frame), _BATCH):
+        rows = slice(start, start + _BATCH)
+        guess = None if batch.guess is None else batch.guess[rows]
+        yield Sights(batch.frame[rows], batch.pixels[rows], guess, batch.confidence)
 
 
 def smoothed(

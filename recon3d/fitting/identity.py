@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from recon3d._threads import side_by_side
 from recon3d.fitting._priors import QuadraticPrior, add_guess
 from recon3d.fitting._problem import Problem
 from recon3d.fitting._state import FitState
@@ -23,6 +24,8 @@ from recon3d.fitting.solver import LandmarkSolver
 #: frames tell no more of the identity than this many independent ones would.
 INDEPENDENT = 12.0
 _ROUNDS = 6
+#: Parts of a joint step that are tried: far from the solution, the whole one may lead away from it.
+_PARTS = (1.0, 0.5, 0.25, 0.125)
 #: Spread of the logarithm of focal lengths around the guess, and those that are tried.
 _FOCAL_SPREAD = 0.35
 _FOCALS = (0.55, 0.75, 1.0, 1.35, 1.8)
@@ -64,36 +67,62 @@ class Identity:
 
 @torch.no_grad()
 def solve_identity(
-    solver: LandmarkSolver, seen: Observations, focal: float, *, rounds: int = _ROUNDS
+    solver: LandmarkSolver,
+    seen: Observations,
+    focal: float,
+    *,
+    rounds: int = _ROUNDS,
+    shape: Tensor | None = None,
 ) -> Identity:
-    """Solve for the identity that all frames share, at a known focal length (px)."""
+    """Solve for the identity that all frames share, at a known focal length (px).
+
+    Args:
+        solver: Of the head.
+        seen: The frames.
+        focal: px.
+        rounds: Joint steps, at most.
+        shape: (1, S) where to begin; by default the median of the identities of the single frames.
+    """
     count = len(seen.pixels)
     camera = torch.full((count,), float(focal)), seen.principal.expand(count, 2)
     fit = partial(solver.fit, seen.pixels, *camera, guess=seen.guess, confidence=seen.confidence)
-    state = fit().state
-    shape = state.shape.median(0, keepdim=True).values
+    if shape is None:
+        shape = fit().state.shape.median(0, keepdim=True).values
     prior = solver.prior
     if seen.guess is not None and seen.confidence is not None:
         prior = add_guess(prior, seen.guess, seen.confidence, solver.basis.shapes)
     # The prior on the identity counts once in INDEPENDENT frames; the equations below know only frames.
     share = min(1.0, INDEPENDENT / count)
-    result = fit(fixed_shape=shape)
+
+    def fitted(shape: Tensor, start: FitState | None = None) -> tuple[FitState, float]:
+        result = fit(start=start, fixed_shape=shape)
+        own = 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
+        # Each frame's cost holds the identity's.
+        return result.state, share * (float(result.cost.sum()) - count * own) + own
+
+    state, cost = fitted(shape)
     hessian = torch.eye(solver.basis.shapes)
     for _ in range(rounds):
         problem = solver.problem(seen.pixels, *camera)
-        step, hessian = _shape_step(problem, prior, replace(result.state), share)
-        shape = shape + step
-        start = replace(result.state, shape=shape.expand(count, -1))
-        result = fit(start=start, fixed_shape=shape)
-        if float(step.norm()) < 0.02 * (1 + float(shape.norm())):
+        step, hessian = _shape_step(problem, prior, replace(state), share)
+        near = float(step.norm()) < 0.02 * (1 + float(shape.norm()))
+        for part in _PARTS[:1] if near else _PARTS:
+            moved = shape + part * step
+            found, lower = fitted(moved, replace(state, shape=moved.expand(count, -1)))
+            if lower < cost:
+                break
+        else:
             break
-    own = 0.5 * float(shape.square().sum()) * solver.settings.priors.identity
-    cost = share * (float(result.cost.sum()) - count * own) + own  # each frame's cost holds the identity's
+        shape, state, cost = moved, found, lower
+        if near:
+            break
     return Identity(shape, float(focal), cost, hessian)
 
 
 @torch.no_grad()
-def solve_identity_and_focal(solver: LandmarkSolver, seen: Observations, focal: float) -> Identity:
+def solve_identity_and_focal(
+    solver: LandmarkSolver, seen: Observations, focal: float, threads: int = 1
+) -> Identity:
     """Solve for identity and focal length; ``focal`` (px) is the guess that the prior is centred on.
 
     The cost is taken at a few focal lengths, and its minimum from the parabola through the best three, in
@@ -101,12 +130,18 @@ def solve_identity_and_focal(solver: LandmarkSolver, seen: Observations, focal: 
     """
     few = _thinned(seen, 12)
     logs = torch.tensor(_FOCALS).log()
-    found = [solve_identity(solver, few, focal * f, rounds=2).cost for f in _FOCALS]
+    begin = solve_identity(solver, few, focal, rounds=2).shape
+
+    def cost(factor: float) -> float:
+        return solve_identity(solver, few, focal * factor, rounds=2, shape=begin).cost
+
+    found = list(side_by_side(cost, _FOCALS, threads))
     costs = torch.tensor(found) + 0.5 * (logs / _FOCAL_SPREAD).square()
     best = int(costs.argmin().clamp(1, len(_FOCALS) - 2))
     peak = _parabola(logs[best - 1 : best + 2].tolist(), costs[best - 1 : best + 2].tolist())
     low, high = float(logs[0]), float(logs[-1])
-    return solve_identity(solver, seen, focal * float(torch.tensor(min(max(peak, low), high)).exp()))
+    best_focal = focal * float(torch.tensor(min(max(peak, low), high)).exp())
+    return solve_identity(solver, seen, best_focal, shape=begin)
 
 
 def _shape_step(

@@ -14,7 +14,8 @@ from recon3d.fitting.identity import Identity
 #: Identities nearer than this are one person's. Measured on halves of 37 clips: 85 % of the pairs of one
 #: person are nearer, and 0.5 % of the pairs of two.
 SAME_PERSON = 2.4
-#: A tracklet is a person of its own from this many frames on; a shorter one only joins another.
+#: A tracklet is a person of its own from this many frames on, or all of a shorter clip; a shorter one only
+#: joins another.
 _SHORT = 8
 
 
@@ -50,15 +51,16 @@ def group_persons(tracklets: Sequence[Tracklet], frames: int) -> list[list[int]]
         out, unless there is nothing else.
     """
     persons: list[list[Tracklet]] = []
+    enough = min(_SHORT, frames)
     for tracklet in sorted(tracklets, key=lambda t: (-len(t.frames), t.number)):
         free = [p for p in persons if not any(_together(tracklet, other) for other in p)]
         near = [(min(_distance(tracklet, other) for other in p), k) for k, p in enumerate(free)]
         distance, best = min(near, default=(np.inf, -1))
         if distance < SAME_PERSON:
             free[best].append(tracklet)
-        elif len(tracklet.frames) >= _SHORT or not persons:
+        elif len(tracklet.frames) >= enough or not persons:
             persons.append([tracklet])
-    lasting = [p for p in persons if sum(len(t.frames) for t in p) >= min(_SHORT, frames)] or persons[:1]
+    lasting = [p for p in persons if sum(len(t.frames) for t in p) >= enough] or persons[:1]
     lasting.sort(key=_prominence, reverse=True)
     return [sorted(t.number for t in person) for person in lasting]
 

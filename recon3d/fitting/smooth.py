@@ -14,7 +14,7 @@ from math import comb
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import savgol_filter
+from scipy.ndimage import correlate1d
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,6 +26,9 @@ _ORDER = 2
 _DIFFERENCE = 4
 #: Intervals are this many standard deviations wide on either side at strength 1.
 _WIDEST = 3.0
+#: Curves that rest but for less than this share of the time, and how many times as noisy as the others these
+#: may be.
+_RARE, _NOISIER = 0.4, 2.0
 
 
 def smooth(values: npt.ArrayLike, fps: float, strength: float) -> Floats:
@@ -47,8 +50,7 @@ def smooth(values: npt.ArrayLike, fps: float, strength: float) -> Floats:
     low, high = raw - gamma * spread, raw + gamma * spread
     agrees = np.broadcast_to(spread > 0, raw.shape)
     for half in _windows(fps, len(raw)):
-        estimate = savgol_filter(raw, 2 * half + 1, _ORDER, axis=0, mode="interp")
-        gain = _gain(half, len(raw))
+        estimate, gain = _local_polynomials(raw, half)
         low = np.maximum(low, estimate - gamma * gain * spread)
         high = np.minimum(high, estimate + gamma * gain * spread)
         agrees = agrees & (low <= high)
@@ -68,27 +70,37 @@ def noise_level(values: Floats) -> Floats:
     """Standard deviation of white noise on smooth curves: (T, C) to (C,).
 
     From high differences, by their median, which quick movements do not disturb; samples that rest
-    exactly (at a bound) tell nothing and are left out.
+    exactly (at a bound) tell nothing and are left out. What hardly ever leaves its rest shows its movement
+    there (a blink), and not its noise: that is bounded by the usual one of the other curves.
     """
     order = min(_DIFFERENCE, max(2, len(values) - 3))
     bend = np.abs(np.diff(values, n=order, axis=0))
     moving = np.where(bend > 1e-9, bend, np.nan)
-    known = np.isfinite(moving).sum(0) >= 3
+    count = np.isfinite(moving).sum(0)
+    known, rare = count >= 3, count < _RARE * len(bend)
     level = np.zeros(values.shape[1])
     level[known] = np.nanmedian(moving[:, known], axis=0) / (0.6745 * np.sqrt(comb(2 * order, order)))
+    usual = level[known & ~rare]
+    level[rare] = level[rare].clip(max=_NOISIER * np.median(usual) if len(usual) else 0.0)
     return level
 
 
-def _gain(half: int, length: int) -> Floats:
-    """How much of the noise a window leaves in each sample, (length, 1): the most near the ends.
+def _local_polynomials(raw: Floats, half: int) -> tuple[Floats, Floats]:
+    """Fit a polynomial around each sample of (T, C); the ends are read off the outermost windows'.
 
-    The ends are read off the outermost window's polynomial; the roots of a projection's diagonal are it.
+    Returns:
+        The estimates (T, C), and how much of the noise is left in each (T, 1): the most near the ends.
     """
     powers = np.vander(np.linspace(-1, 1, 2 * half + 1), _ORDER + 1)
-    inside = np.linalg.norm(np.linalg.qr(powers)[0], axis=1)
-    gain = np.full(length, inside[half])
-    gain[:half], gain[length - half :] = inside[:half], inside[half + 1 :]
-    return gain[:, None]
+    basis = np.linalg.qr(powers)[0]
+    project, width = basis @ basis.T, len(basis)
+    estimate = correlate1d(raw, project[half], axis=0)
+    estimate[:half] = project[:half] @ raw[:width]
+    estimate[-half:] = project[half + 1 :] @ raw[-width:]
+    inside = np.linalg.norm(basis, axis=1)  # the roots of the projection's diagonal
+    gain = np.full(len(raw), inside[half])
+    gain[:half], gain[-half:] = inside[:half], inside[half + 1 :]
+    return estimate, gain[:, None]
 
 
 def _windows(fps: float, length: int) -> list[int]:
