@@ -179,8 +179,14 @@ class ClipSolver:
                 start, end = settings.calibrate
                 length = f"the clip is {index.times[-1]:.1f} s long"
                 raise UsageError(f"--calibrate {start:g}:{end:g}: nobody is seen in this stretch; {length}")
-            persons = self._persons(records, index, size, settings)
-            return [self._person(records, index, numbers, size, fps, name, settings) for numbers in persons]
+            persons = [
+                self._person(records, index, numbers, size, fps, name, settings)
+                for numbers in self._persons(records, index, size, settings)
+            ]
+        found = [person for person in persons if person is not None]
+        if not found:
+            raise NoFaceError("a face was found, but no frame of it could be fitted")
+        return found
 
     def _persons(
         self, records: Records, index: _Index, size: tuple[int, int], settings: ClipSettings
@@ -211,7 +217,7 @@ class ClipSolver:
     ) -> Identity:
         """Solve the identity of the person seen in ``rows``; ``rest``: all of them show the face at rest."""
         count = _TRACKLET_FRAMES if single else _IDENTITY_FRAMES
-        best = rows[best_frames(index.frame[rows], index.quality[rows], count)]
+        best = rows[best_frames(index.quality[rows], count)]
         pixels, scores = _gather(records, best)
         guess, confidence = self._guess(scores)
         if rest:
@@ -242,7 +248,8 @@ class ClipSolver:
         fps: float,
         name: str,
         settings: ClipSettings,
-    ) -> Person:
+    ) -> Person | None:
+        """Return a person, or None where not one frame could be fitted."""
         rows = np.flatnonzero(np.isin(index.tracklet, numbers))
         at_rest = rows[_at_rest(index, settings)[rows]]
         rest = None
@@ -256,7 +263,7 @@ class ClipSolver:
         sights = self._sights(records, numbers, rest)
         solve_frames(self._solver, sights, curves, identity.shape, identity.focal, principal, self._threads)
         if not curves.tracked.any():
-            raise NoFaceError("a face was found, but no frame of it could be fitted")
+            return None
         breaks = _breaks(index, rows, curves.tracked)
         bounded = self._head.speaks_arkit
         smooth = smoothed(curves, index.times, breaks, settings.smooth, bounded=bounded)

@@ -225,15 +225,23 @@ def test_a_guess_says_what_is_the_face_and_what_its_expression(
     assert float(plain.state.expression[:, [23, 24]].mean()) > 0.15
 
 
-@pytest.mark.parametrize("surely", [0.0, 1e3])
-def test_every_round_explains_the_frames_better(solver: LandmarkSolver, shots: Shots, surely: float) -> None:
-    """Even where faces in full movement are said to be at rest, and no identity can explain them."""
-    few = shots.pixels[:12]
-    seen = Observations(few, shots.truth.principal[0], torch.zeros(12, 52), torch.full((52,), surely))
-    found = [solve_identity(solver, seen, shots.focal, rounds=rounds) for rounds in (0, 1, 2, 4, 8)]
-    costs = [one.cost for one in found]
-    assert costs == sorted(costs, reverse=True) and costs[1] < 0.99 * costs[0]
-    assert float(found[-1].shape.square().mean().sqrt()) < 3, "standard deviations: a face still"
+@pytest.mark.parametrize("seed", [1, 3])
+def test_every_round_explains_the_frames_better(head: HeadModel, seed: int) -> None:
+    """Even where a face that keeps pulling a grimace is said to be at rest: nobody looks like that."""
+    rng = np.random.default_rng(seed)
+    grimace = sparse_expressions(1, rng, active=15).expand(12, -1)
+    truth = random_truth(head, grimace, rng, turn=(3.0, 3.0, 3.0), distance=(0.8, 0.8))
+    truth = replace(
+        truth, shape=truth.shape[:1].expand(12, -1), translation=truth.translation[:1].expand(12, -1)
+    )
+    pixels = exact_landmarks(head, truth)
+    pixels = pixels + 0.5 * torch.tensor(rng.normal(size=pixels.shape), dtype=torch.float32)
+    rest = Observations(pixels, truth.principal[0], torch.zeros(12, 52), torch.full((52,), 1e3))
+    natural = LandmarkSolver(head)
+    rounds = [solve_identity(natural, rest, float(truth.focal[0]), rounds=count) for count in (0, 1, 2, 6)]
+    costs = [one.cost for one in rounds]
+    assert costs == sorted(costs, reverse=True) and costs[-1] < 0.95 * costs[0]
+    assert float(rounds[-1].shape.square().mean().sqrt()) < 3, "standard deviations: a face still"
 
 
 # ---- outliers ----
@@ -289,14 +297,14 @@ def test_landmarks_that_are_off_in_every_frame_barely_matter(
 # ---- focal length ----
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_focal_length_is_found_from_any_guess(head: HeadModel, solver: LandmarkSolver, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "guess"), [(0, 0.6), (1, 1.6)])
+def test_the_focal_length_is_found_from_any_guess(
+    head: HeadModel, solver: LandmarkSolver, seed: int, guess: float
+) -> None:
     shots = shoot(head, seed)
-    found = [solve_identity_and_focal(solver, shots.seen, shots.focal * guess) for guess in (0.6, 1.6)]
-    for one in found:
-        assert one.focal == pytest.approx(shots.focal, rel=0.08)
-        assert likeness(one.shape[0], shots.truth) > 0.85
-    assert found[0].focal != found[1].focal
+    found = solve_identity_and_focal(solver, shots.seen, shots.focal * guess)
+    assert found.focal == pytest.approx(shots.focal, rel=0.08)
+    assert likeness(found.shape[0], shots.truth) > 0.85
 
 
 def test_frames_that_show_no_face_do_not_change_the_focal_length(

@@ -429,8 +429,6 @@ def test_unbroken_runs_and_gaps(
 
 def test_the_best_frame_of_each_stretch() -> None:
     quality = np.array([1, 5, 2, 9, 1, 1, 0, 3, 8, 8], float)
-    frames = np.arange(10)
-    assert best_frames(frames, quality, 5).tolist() == [1, 3, 4, 7, 8]
-    assert best_frames(frames, quality, 2).tolist() == [3, 8]
-    assert best_frames(frames, quality, 99).tolist() == list(range(10))
-    assert best_frames(frames, quality, 2, quality < 4).tolist() == [2, 7]
+    assert best_frames(quality, 5).tolist() == [1, 3, 4, 7, 8]
+    assert best_frames(quality, 2).tolist() == [3, 8]
+    assert best_frames(quality, 99).tolist() == list(range(10))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
 
@@ -207,20 +207,15 @@ def _eased(now: Floats, start: Floats, end: Floats) -> Floats:
     return np.asarray(x * x * (3 - 2 * x))
 
 
-def best_frames(
-    frames: npt.NDArray[np.int64], quality: Floats, count: int, allowed: npt.NDArray[np.bool_] | None = None
-) -> npt.NDArray[np.int64]:
+def best_frames(quality: Floats, count: int) -> npt.NDArray[np.int64]:
     """Choose rows of a person's frames for the identity: the best one of each of ``count`` stretches of time.
 
     Args:
-        frames: (n,) frame of each row, rising.
-        quality: (n,) larger is better.
+        quality: (n,) of each row, larger is better; n > 0.
         count: How many, at most.
-        allowed: (n,) rows that may be chosen; all by default.
 
     Returns:
         Rows, rising.
     """
-    rows = np.arange(len(frames)) if allowed is None else np.flatnonzero(allowed)
-    parts: Sequence[npt.NDArray[np.int64]] = np.array_split(rows, min(count, len(rows)))
-    return np.array([part[int(np.argmax(quality[part]))] for part in parts if len(part)], np.int64)
+    parts = np.array_split(np.arange(len(quality)), min(count, len(quality)))
+    return np.array([part[int(np.argmax(quality[part]))] for part in parts], np.int64)
