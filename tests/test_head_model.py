@@ -395,3 +395,12 @@ def test_rotation_gradient(size: float) -> None:
     assert torch.autograd.gradcheck(axis_angle_to_matrix, (vector,))
     gradient = torch.autograd.functional.jacobian(axis_angle_to_matrix, vector)
     assert bool(gradient.isfinite().all())
+
+
+def test_the_mirror_image_of_each_vertex(head: HeadModel) -> None:
+    mirror = head.mirror
+    assert torch.equal(mirror[mirror], torch.arange(head.num_vertices))
+    turned = head.v_template * torch.tensor([-1.0, 1, 1])
+    assert (head.v_template[mirror] - turned).norm(dim=1).max() < 1e-6
+    left, right = (torch.from_numpy(head.regions[f"{side}_eyeball"]) for side in ("left", "right"))
+    assert torch.equal(left[mirror], right)

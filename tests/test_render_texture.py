@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recon3d.render.camera import Camera
-from recon3d.render.texture import unwrap
+from recon3d.render.rasterize import interpolate, rasterize
+from recon3d.render.texture import View, unwrap, unwrap_views
 
 Pixels = npt.NDArray[np.uint8]
 Mesh = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -127,3 +128,67 @@ def test_a_layout_that_has_changed_is_laid_out_anew() -> None:
     mirrored = unwrap(halves(), *_args((verts, faces, uv, faces_uv)), size=128)[:, ::-1]
     assert (np.abs(mirrored.astype(int) - first).max(axis=2) <= 2).mean() > 0.99
     assert unwrap(halves(), *_args(globe()), size=127).shape == (127, 127, 3)
+
+
+def mirror_of(mesh: Mesh) -> Tensor:
+    """The mirror image of each vertex of a globe: its columns turned about."""
+    index = torch.arange(len(mesh[0])).reshape(-1, 49)
+    return index.flip(1).reshape(-1)
+
+
+def turned(mesh: Mesh, degrees: float) -> Mesh:
+    """The mesh turned about the vertical axis through its middle."""
+    angle, middle = np.radians(degrees), torch.tensor([0, 0, 0.6])
+    turn = torch.tensor([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    return ((mesh[0] - middle) @ turn.float().T + middle, *mesh[1:])
+
+
+def test_what_is_hidden_takes_the_other_side_in_this_side_s_light() -> None:
+    """A ball turned by 50°: a mark on the side that is seen appears on the hidden one, too."""
+    mesh = turned(globe(), 50)
+    photo = np.full((300, 300, 3), 160, np.uint8)
+    shown = CAMERA.project(mesh[0][None])[0]
+    side = 12 * 49 + 24 - 12  # on the equator, a quarter turn to the left of the middle
+    if mesh[0][side, 2] > 0.6:  # it is the hidden one
+        side = 12 * 49 + 24 + 12
+    x, y = shown[side, :2].round().int().tolist()
+    photo[y - 8 : y + 9, x - 8 : x + 9] = (40, 90, 160)
+    args = _args(mesh)
+    alone = unwrap(photo, *args, size=256, colors=torch.full((len(mesh[0]), 3), 0.7))
+    both = unwrap(photo, *args, size=256, colors=torch.full((len(mesh[0]), 3), 0.7), mirror=mirror_of(mesh))
+    marks = [np.abs(texture.astype(int) - (40, 90, 160)).max(axis=2) < 30 for texture in (alone, both)]
+    seen = marks[0].nonzero()[1].mean()
+    hidden = 255 - seen
+    assert marks[0].any() and not marks[0][:, int(hidden)].any()
+    assert marks[1][:, int(seen)].any() and marks[1][:, int(hidden)].any()
+
+
+def test_views_are_blended_by_how_squarely_they_saw() -> None:
+    left, right = turned(globe(), 40), turned(globe(), -40)
+    photos = [np.full((300, 300, 3), value, np.uint8) for value in (100, 140)]
+    views = [View(photo, mesh[0], CAMERA) for photo, mesh in zip(photos, (left, right), strict=True)]
+    colors = torch.full((len(left[0]), 3), 0.5)
+    texture = unwrap_views(iter(views), left[1], left[2], left[3], size=256, colors=colors)
+    row = texture[128, :, 0].astype(int)
+    middle = 128
+    assert abs(row[middle] - 120) <= 3
+    assert {row[middle - 50], row[middle + 50]} == {100, 140}
+    assert (
+        unwrap_views(views, left[1], left[2], left[3], size=256, colors=colors).tobytes() == texture.tobytes()
+    )
+
+
+def test_light_is_taken_out() -> None:
+    """A grey ball lit from the left is a ball of one grey."""
+    mesh = globe(48, 96)
+    ahead = (mesh[0] - torch.tensor([0, 0, 0.6])) / 0.1
+    lit = (0.6 - 0.4 * ahead[:, :1] - 0.2 * ahead[:, 2:]).clamp_min(0.05).expand(-1, 3)
+    drawn = rasterize(CAMERA.project(mesh[0][None]), mesh[1], (300, 300))
+    picture = interpolate(lit[None], mesh[1], drawn)[0]
+    photo = (picture.clamp(0, 1).sqrt() * 255).byte().numpy()
+    colors = torch.full((len(mesh[0]), 3), 0.6)
+    for delight, uneven in ((False, True), (True, False)):
+        texture = unwrap(photo, *_args(mesh), size=256, colors=colors, delight=delight)
+        front = texture[100:156, 128 - 45 : 128 + 45].astype(float)
+        assert (np.ptp(front) > 60) == uneven
+        assert np.ptp(front) < 25 or uneven

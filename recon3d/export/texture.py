@@ -23,9 +23,12 @@ Pixels = npt.NDArray[np.uint8]
 TEXTURE_SIZE = 1024
 
 
-def bake_texture(capture: Capture, head: HeadModel, photo: Photo, size: int = TEXTURE_SIZE) -> Pixels | None:
+def bake_texture(
+    capture: Capture, head: HeadModel, photo: Photo, size: int = TEXTURE_SIZE, *, delight: bool = False
+) -> Pixels | None:
     """Lay the photograph out in the head's texture coordinates: (size, size, 3) uint8, v up.
 
+    What is hidden is completed from the other side of the face. ``delight`` takes the photograph's light out.
     None for a head model without texture coordinates (FLAME's own files have none).
 
     Raises:
@@ -55,6 +58,8 @@ def bake_texture(capture: Capture, head: HeadModel, photo: Photo, size: int = TE
         head.faces_uv,
         size=size,
         colors=head.colors,
+        mirror=head.mirror,
+        delight=delight,
     )
 
 

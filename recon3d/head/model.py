@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -132,6 +133,12 @@ class HeadModel(nn.Module):
     def speaks_arkit(self) -> bool:
         """Whether the expression coefficients are the 52 ARKit units themselves."""
         return self.expression_names == ARKIT_NAMES
+
+    @cached_property
+    def mirror(self) -> Tensor:
+        """(V,) int64: the vertex that lies where each one's mirror image does, left for right."""
+        turned = self.v_template * self.v_template.new_tensor((-1.0, 1.0, 1.0))
+        return torch.cat([torch.cdist(part, self.v_template).argmin(1) for part in turned.split(1024)])
 
     def unposed(self, shape: Tensor, expression: Tensor) -> Tensor:
         """Return the head before posing: (B, S) and (B, E) coefficients to (B, V, 3) m."""

@@ -1,8 +1,9 @@
-"""The photograph as the head's texture: baked into its UV layout, and completed where nothing was seen."""
+"""Photographs as the head's texture: baked into its UV layout, and completed where nothing was seen."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from recon3d.render.camera import NEAR, Camera
+from recon3d.render.lighting import fit_light, irradiance
 from recon3d.render.rasterize import blend, rasterize, seen
 from recon3d.render.shading import CLAY, vertex_normals
 
@@ -51,6 +53,21 @@ class _Layout:
     source: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """One photograph of the head, or one frame of a clip.
+
+    Attributes:
+        pixels: (H,W,3) uint8.
+        vertices_cam: (V,3) camera space, m.
+        camera: Its camera (batch 1).
+    """
+
+    pixels: Pixels
+    vertices_cam: Tensor
+    camera: Camera
+
+
 def unwrap(
     pixels: Pixels,
     vertices_cam: Tensor,
@@ -58,51 +75,123 @@ def unwrap(
     camera: Camera,
     uv: Tensor,
     faces_uv: Tensor,
+    **options: Any,
+) -> Pixels:
+    """Bake one photograph into the head's texture; see ``unwrap_views``."""
+    return unwrap_views([View(pixels, vertices_cam, camera)], faces, uv, faces_uv, **options)
+
+
+def unwrap_views(
+    views: Iterable[View],
+    faces: Tensor,
+    uv: Tensor,
+    faces_uv: Tensor,
     *,
     size: int = 1024,
     colors: Tensor | None = None,
     skin: Tensor | None = None,
+    mirror: Tensor | None = None,
+    delight: bool = False,
 ) -> Pixels:
-    """Bake a photograph into the head's texture.
+    """Bake photographs of one head into its texture.
 
-    Texels whose surface the camera saw take the photograph's colour, fading out toward grazing angles and
-    the picture's border. Skin that was not seen takes the model's own colours, multiplied by the ratio of
-    photograph to model, continued smoothly over the mesh to end in the typical ratio of the whole face.
-    Eyeballs, teeth and tongue that were not seen keep the model's own colours. Texels outside the layout
-    continue their neighbours, so that no seam shows.
+    Texels whose surface a camera saw take the photographs' colours, those seen most squarely counting most,
+    and fading out toward grazing angles and the pictures' borders. Skin that was not seen takes what the
+    other side of the head shows, in the light of this one; where that was not seen either, the model's own
+    colours, multiplied by the ratio of photograph to model, continued smoothly over the mesh to end in the
+    typical ratio of the whole face. Eyeballs, teeth and tongue that were not seen keep the model's own
+    colours. Texels outside the layout continue their neighbours, so that no seam shows.
 
     Args:
-        pixels: (H,W,3) uint8 photograph.
-        vertices_cam: (V,3) camera space, m.
+        views: At least one. They are taken one at a time: memory does not grow with them.
         faces: (F,3) int64 corners.
-        camera: The photograph's camera (batch 1).
         uv: (U,2) in [0,1], v upward: row 0 of the texture is v = 1.
         faces_uv: (F,3) int64 corners of the same triangles in ``uv``.
         size: Side of the texture, px.
         colors: (V,3) sRGB vertex colours; None takes clay.
         skin: (V,) bool, vertices that follow the photograph's colour where they were not seen; None takes
             the largest connected part of the mesh.
+        mirror: (V,) int64 vertex that is each one's mirror image; None completes without the other side.
+        delight: Take the photographs' light out: what is left is the colour under even light
+            (recon3d.render.lighting).
 
     Returns:
         (size, size, 3) uint8.
     """
-    verts = torch.as_tensor(vertices_cam).detach().float()
     layout = _lay_out(_bytes(torch.as_tensor(uv).float()), _bytes(faces_uv.long()), size)
-    model = torch.as_tensor(CLAY if colors is None else colors).detach().float().expand_as(verts)
-    is_skin = _largest_part(faces, len(verts)) if skin is None else torch.as_tensor(skin)
-    carried = torch.cat((verts, _facing(verts, faces)[:, None], model, is_skin.float()[:, None]), dim=1)
+    sides = (False,) if mirror is None else (False, True)
+    sums = {mirrored: torch.zeros(len(layout.triangle), 4) for mirrored in sides}
+    count = 0
+    for view in views:
+        verts = torch.as_tensor(view.vertices_cam).detach().float()
+        model = torch.as_tensor(CLAY if colors is None else colors).detach().float().expand_as(verts)
+        count = len(verts)
+        shade = _light_ratio(view, verts, faces, model, skin) if delight else None
+        for mirrored, total in sums.items():
+            order = mirror if mirrored else None
+            total += _observe(view, verts, faces, layout, order, shade)
+    photo, seen_part = _mean(sums[False])
+    own = blend(model[None], faces, layout.triangle, layout.weights)
+    is_skin = (_largest_part(faces, count) if skin is None else torch.as_tensor(skin)).float()[:, None]
+    skin_part = blend(is_skin[None], faces, layout.triangle, layout.weights)
+    ratio = _continued_ratio(photo, own, (seen_part * skin_part)[:, 0], layout, faces, count)
+    tint = torch.lerp(torch.ones_like(model), ratio, is_skin)
+    texels = own * blend(tint[None], faces, layout.triangle, layout.weights)
+    if mirror is not None:
+        other, other_part = _mean(sums[True])
+        light = blend((tint / tint[mirror])[None], faces, layout.triangle, layout.weights)
+        texels = torch.lerp(texels, other * light, other_part * skin_part)
+    return _finish(torch.lerp(texels, photo, seen_part), layout, size)
+
+
+def _observe(
+    view: View, verts: Tensor, faces: Tensor, layout: _Layout, order: Tensor | None, shade: Tensor | None
+) -> Tensor:
+    """Look every texel up in a photograph: (n,4) colour times weight, and weight in [0,1].
+
+    Args:
+        view: The photograph.
+        verts: (V,3) its head.
+        faces: (F,3).
+        layout: Of n texels.
+        order: (V,) vertex whose place each vertex takes (its mirror image), or None.
+        shade: (V,3) what the colours are divided by, or None.
+    """
+    carried = torch.cat((verts, _facing(verts, faces)[:, None]), dim=1)
+    if shade is not None:
+        carried = torch.cat((carried, shade), dim=1)
+    if order is not None:
+        carried = carried[order]
     values = blend(carried[None], faces, layout.triangle, layout.weights)
-    points, facing, own, skin_part = values[:, :3], values[:, 3], values[:, 4:7], values[:, 7:]
-    front = torch.nonzero(facing > _GRAZING[0]).squeeze(1)  # the camera cannot have seen the others
-    points = points.index_select(0, front)
-    part = _ramp(facing.index_select(0, front), *_GRAZING) * _unhidden(points, verts, faces, camera)
-    colour, inside = _sample(pixels, points, camera)
-    photo = torch.zeros_like(own).index_copy_(0, front, colour)
-    seen_part = torch.zeros_like(skin_part).index_copy_(0, front, (part * inside)[:, None])
-    ratio = _continued_ratio(photo, own, (seen_part * skin_part)[:, 0], layout, faces, len(verts))
-    tint = torch.lerp(torch.ones_like(model), ratio, is_skin.float()[:, None])
-    unseen = own * blend(tint[None], faces, layout.triangle, layout.weights)
-    return _finish(torch.lerp(unseen, photo, seen_part), layout, size)
+    front = torch.nonzero(values[:, 3] > _GRAZING[0]).squeeze(1)  # the camera cannot have seen the others
+    points, facing = values[front, :3], values[front, 3]
+    part = _ramp(facing, *_GRAZING) * _unhidden(points, verts, faces, view.camera)
+    colour, inside = _sample(view.pixels, points, view.camera)
+    if shade is not None:
+        colour = (colour / values[front, 4:].clamp_min(0.1)).clamp(0, 1)
+    weight = (part * inside)[:, None]
+    return torch.zeros(len(values), 4).index_copy_(0, front, torch.cat((colour * weight, weight), dim=1))
+
+
+def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours (n,3), and how surely they were seen (n,1): once squarely is enough."""
+    return total[:, :3] / total[:, 3:].clamp_min(1e-6), total[:, 3:].clamp(0, 1)
+
+
+def _light_ratio(view: View, verts: Tensor, faces: Tensor, model: Tensor, skin: Tensor | None) -> Tensor:
+    """(V,3) how much brighter than under even light each vertex shows (sRGB), by light fitted to the skin."""
+    normals = vertex_normals(verts[None], faces)[0]
+    is_skin = _largest_part(faces, len(verts)) if skin is None else torch.as_tensor(skin)
+    weight = _ramp(_facing(verts, faces), *_GRAZING) * is_skin
+    near = torch.nonzero(weight > 0).squeeze(1)
+    colour, inside = _sample(view.pixels, verts[near], view.camera)
+    weight = weight[near] * inside * _unhidden(verts[near], verts, faces, view.camera)
+    if not bool((weight > 0).any()):
+        return torch.ones_like(verts)
+    light = fit_light(normals[near], model[near].square(), colour.square(), weight)
+    falls = irradiance(normals, light)
+    even = (falls[near] * weight[:, None]).sum(0) / weight.sum()
+    return (falls / even.clamp_min(1e-3)).clamp(0.05, 4).sqrt()
 
 
 def _bytes(tensor: Tensor) -> bytes:
