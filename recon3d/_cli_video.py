@@ -18,7 +18,15 @@ from typing import Any
 
 from recon3d._cli_report import Reporter
 from recon3d._results import FolderNames, check_formats
-from recon3d._video_job import ClipReport, VideoSettings, VideoWorker, known_formats, with_threads
+from recon3d._video_job import (
+    ClipReport,
+    VideoSettings,
+    VideoWorker,
+    counted,
+    known_formats,
+    lost_note,
+    with_threads,
+)
 from recon3d.errors import InputError, Recon3DError, UsageError
 from recon3d.export import check_installed
 
@@ -52,7 +60,7 @@ def run_video(inputs: Sequence[str], settings: VideoSettings, workers: int, repo
     for job, error in jobs:
         if error is not None:
             reporter.failed(job.path, error)
-    with _no_empty_folder(settings.out):
+    with _no_empty_folder(settings.out), _interruption_told(reporter):
         if workers > 1 and len(good) > 1:
             _run_parallel(good, with_threads(settings, workers), min(workers, len(good)), reporter)
         else:
@@ -76,6 +84,17 @@ def _no_empty_folder(out: Path) -> Iterator[None]:
         if not before:
             with suppress(OSError):  # it holds something
                 out.rmdir()
+
+
+@contextmanager
+def _interruption_told(reporter: Reporter) -> Iterator[None]:
+    """Say at Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not reporter.quiet:
+            reporter.say("interrupted; the same command goes on where it was")
+        raise
 
 
 def _run_one(worker: VideoWorker, job: _Job, reporter: Reporter) -> None:
@@ -102,11 +121,11 @@ def _tell(reporter: Reporter, job: _Job, report: ClipReport, seconds: float) -> 
     if report.skipped:
         text = f"{shown(job.path)} -> {folders} (done before; --force does it again)"
     else:
-        text = (
-            f"{shown(job.path)} -> {folders} ({report.frames} frames, {report.frames / seconds:.0f} a second)"
-        )
+        rate = report.frames / seconds
+        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+        text = f"{shown(job.path)} -> {folders} ({counted(report.frames)}, {speed} a second)"
     if report.lost:
-        reporter.say(f"{shown(job.path)}: {report.lost} frames could not be decoded and are left out")
+        reporter.say(f"{shown(job.path)}: {lost_note(report.lost)}")
     reporter.done(
         job.path,
         text,
@@ -128,6 +147,7 @@ def _start_worker(settings: VideoSettings, messages: Any) -> None:
     """Run in every worker process before its first clip."""
     global _worker, _messages  # a process pool hands state to its workers this way
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    messages.cancel_join_thread()  # at the end nobody reads the last ones
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker, _messages = VideoWorker(settings), messages
     if settings.threads is not None:
@@ -166,7 +186,7 @@ def _run_parallel(jobs: Sequence[_Job], settings: VideoSettings, workers: int, r
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         with _interrupt_put_off():  # and for good in the processes that are started meanwhile
-            messages = stack.enter_context(context.Manager()).Queue()
+            messages = context.Queue()
             pool = stack.enter_context(
                 ProcessPoolExecutor(
                     workers, mp_context=context, initializer=_start_worker, initargs=(settings, messages)

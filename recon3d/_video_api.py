@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon3d.clip import ClipSettings, ClipSolver, Faces, observe, open_records
-from recon3d.errors import AssetError, InputError, NoFaceError, UsageError
+from recon3d.errors import AssetError, InputError, NoFaceError, OutputError, UsageError
 from recon3d.face.dense import DenseSource
 from recon3d.fitting import LandmarkSolver
 from recon3d.head import HeadModel, load_head
@@ -53,9 +55,9 @@ def reconstruct_video(
 
     settings = ClipSettings(faces, smooth, calibrate, None if focal is None else str(focal))
     name = shown(path)
-    with open_clip(path) as clip, tempfile.TemporaryDirectory(prefix="recon3d-") as folder:
+    with open_clip(path) as clip, _temporary_folder() as folder:
         solver = open_solver(head if isinstance(head, HeadModel) else load_head(head))
-        records = open_records(Path(folder))
+        records = open_records(folder)
         observe(clip, records, open_source(weights_dir), settings)
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
@@ -64,6 +66,24 @@ def reconstruct_video(
         except (NoFaceError, UsageError) as error:
             raise type(error)(f"{name}: {error}") from error
     return [person.capture for person in persons]
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Make a folder that is gone afterwards.
+
+    Raises:
+        OutputError: There is no place for it.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="recon3d-")
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"no temporary folder can be made ({reason}); set TMPDIR to one with room"
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def open_source(weights_dir: str | Path | None, threads: int | None = None) -> DenseSource:

@@ -86,7 +86,7 @@ class ClipReport:
 
     Attributes:
         folders: Result folders, the main person's first.
-        files: All files in them.
+        files: All files (and folders) written into them.
         frames: Frames of the clip.
         lost: Packets and frames that could not be decoded.
         tracked: Share of the frames in which the main person was seen.
@@ -188,7 +188,8 @@ class VideoWorker:
         except (InputError, OSError):
             return None
         folders = tuple(out / name for name in mark.results)
-        return ClipReport(folders, tuple(files), len(capture), 0, float(capture.tracked.mean()), skipped=True)
+        tracked = float(capture.tracked.mean())
+        return ClipReport(folders, tuple(files), len(capture), mark.lost, tracked, skipped=True)
 
     def _facts(self) -> str:
         """Return all settings that the results depend on, but for the formats."""
@@ -221,7 +222,7 @@ class VideoWorker:
         with one_thread():
             staged = self._stage(clip, persons, work, stem, lost, notify)
         results = {target.name: sorted(file.name for file in folder.iterdir()) for folder, target in staged}
-        mark = Mark(made_of, self._facts(), list(settings.formats), results)
+        mark = Mark(made_of, self._facts(), list(settings.formats), results, lost)
         write_mark(staged[0][0] / _FILES["capture"], mark)
         files = [file for folder, target in reversed(staged) for file in _publish(folder, target)]
         folders = tuple(target for _, target in staged)
@@ -259,6 +260,7 @@ class VideoWorker:
         if done is not None:
             shutil.copyfile(done, target)
             return target
+        from recon3d.media._ahead import prefetched
         from recon3d.media.video import VideoWriter
         from recon3d.render.overlay_video import OverlayArtist
 
@@ -267,7 +269,8 @@ class VideoWorker:
         sound = clip.path if clip.has_audio else None
         total = len(captures[0])
         with VideoWriter(target, artist.size, clip.fps, audio_from=sound, preset=_PRESET) as video:
-            for count, (picture, time) in enumerate(artist.draw(clip.frames(ahead=8)), 1):
+            # Decoding, drawing and encoding go on side by side.
+            for count, (picture, time) in enumerate(prefetched(artist.draw(clip.frames(ahead=8))), 1):
                 video.write(picture, time)
                 notify("overlay", min(count, total - 1), total)
         notify("overlay", total, total)
@@ -293,6 +296,16 @@ def known_formats() -> tuple[str, ...]:
     return (*FORMATS, OVERLAY)
 
 
+def lost_note(lost: int) -> str:
+    """Say how many frames could not be decoded."""
+    return f"{counted(lost)} could not be decoded and {'is' if lost == 1 else 'are'} left out"
+
+
+def counted(frames: int) -> str:
+    """Return "1 frame", "2 frames"."""
+    return f"{frames} frame" + "s" * (frames != 1)
+
+
 def _check_way(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target}: a file is in the way of the output folder; choose another --out")
@@ -301,7 +314,7 @@ def _check_way(target: Path) -> None:
 def _notes(person: Person, lost: int) -> list[str]:
     notes = []
     if lost:
-        notes.append(f"{lost} frames could not be decoded and are left out")
+        notes.append(lost_note(lost))
     if person.cuts:
         where = ", ".join(f"{time:.2f}" for time in person.cuts[:20])
         notes.append(f"cuts at {where} s" + (" and later" if len(person.cuts) > 20 else ""))
@@ -309,20 +322,20 @@ def _notes(person: Person, lost: int) -> list[str]:
 
 
 def _publish(folder: Path, target: Path) -> list[Path]:
-    """Give a finished folder its name, in place of the one that an earlier run left.
+    """Give a finished folder its name, in place of the one that an earlier run left; return what was in it.
 
     Files that recon3d did not write in that one are kept.
     """
     try:
+        new = sorted(file.name for file in folder.iterdir())
         if target.is_dir():
-            new = {file.name for file in folder.iterdir()}
             # The capture speaks for the others, so it goes first and comes back last.
             (target / _FILES["capture"]).unlink(missing_ok=True)
             for name in sorted(new, key=lambda name: name == _FILES["capture"]):
                 replace(folder / name, target / name)
         else:
             folder.rename(target)
-        return sorted(target.iterdir())
+        return [target / name for name in new]
     except OSError as error:
         raise output_error(target, error) from error
 

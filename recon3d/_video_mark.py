@@ -34,12 +34,14 @@ class Mark:
         settings: All that the results depend on, as text.
         formats: The formats written.
         results: Files (and folders) in each result folder, by the folder's name; the main person's first.
+        lost: Frames that could not be decoded.
     """
 
     clip: str
     settings: str
     formats: list[str]
     results: dict[str, list[str]]
+    lost: int
 
 
 def digest(*facts: object) -> str:
@@ -90,7 +92,7 @@ def read_mark(capture: Path) -> Mark | None:
         with zipfile.ZipFile(capture) as archive, archive.open(_MEMBER) as member:
             text = np.lib.format.read_array(member, allow_pickle=False)
         values: Mapping[str, Any] = json.loads(str(text))
-        kinds = {"clip": str, "settings": str, "formats": list, "results": dict}
+        kinds = {"clip": str, "settings": str, "formats": list, "results": dict, "lost": int}
         if not all(isinstance(values[f.name], kinds[f.name]) for f in fields(Mark)):
             return None
         return Mark(**{f.name: values[f.name] for f in fields(Mark)})
