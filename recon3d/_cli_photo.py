@@ -12,6 +12,7 @@ from recon3d._cli_report import Reporter, explain
 from recon3d._focal_option import Focal
 from recon3d._results import PHOTO_FORMATS, FolderNames, check_formats, write_outputs
 from recon3d.errors import Recon3DError, UsageError
+from recon3d.export.options import ExportOptions
 from recon3d.files import make_folder
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class PhotoSettings:
         max_faces: At most this many faces a photograph.
         focal: Focal length, or None.
         landmark_dots: Draw the landmarks over the overlay.
+        delight: Take the photographs' light out of the textures.
+        raster: Name of the rasterizer, or None.
     """
 
     out: Path
@@ -44,6 +47,8 @@ class PhotoSettings:
     max_faces: int
     focal: Focal | None
     landmark_dots: bool
+    delight: bool = False
+    raster: str | None = None
 
 
 class _NotReady(Exception):
@@ -106,7 +111,9 @@ class _Batch:
             try:
                 make_folder(settings.out)
                 from recon3d.pipeline import Reconstructor
+                from recon3d.render.rasterize import use_backend
 
+                use_backend(settings.raster)
                 worker = Reconstructor(
                     head=settings.head,
                     landmarks=settings.landmarks,
@@ -133,6 +140,7 @@ class _Batch:
             stem,
             settings.formats,
             landmark_dots=settings.landmark_dots,
+            options=ExportOptions(delight=settings.delight),
         )
 
 

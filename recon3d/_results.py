@@ -163,7 +163,8 @@ def _write(
         if photo is not None and any(name in FORMATS and FORMATS[name].textured for name in formats):
             from recon3d.export.texture import bake_texture
 
-            texture = bake_texture(capture, head, photo, size=texture_size(capture))
+            size = texture_size(capture)
+            texture = bake_texture(capture, head, photo, size=size, delight=options.delight)
         for name in formats:
             if name != OVERLAY:
                 files += export(capture, head, folder, name, texture=texture, options=options)

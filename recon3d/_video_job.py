@@ -66,6 +66,7 @@ class VideoSettings:
         force: Do again what is done.
         options: What the exporters are told.
         threads: LiteRT's and torch's threads of one worker, or None for the machine's.
+        raster: Name of the rasterizer, or None.
     """
 
     out: Path
@@ -78,6 +79,7 @@ class VideoSettings:
     force: bool = False
     options: ExportOptions = field(default=DEFAULTS)
     threads: int | None = None
+    raster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ class VideoWorker:
         Raises:
             Recon3DError: Something cannot be had.
         """
+        from recon3d.render.rasterize import use_backend
+
+        use_backend(self._settings.raster)
         _ = self._solver, self._source
 
     def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
@@ -263,8 +268,10 @@ class VideoWorker:
         from recon3d.media._ahead import prefetched
         from recon3d.media.video import VideoWriter
         from recon3d.render.overlay_video import OverlayArtist
+        from recon3d.render.rasterize import use_backend
 
         captures = [person.capture for person in persons]
+        use_backend(self._settings.raster)
         artist = OverlayArtist(captures, self.head, side_by_side=self._settings.side_by_side)
         sound = clip.path if clip.has_audio else None
         total = len(captures[0])

@@ -59,6 +59,10 @@ Rate = Annotated[
     typer.Option("--fps", min=0, help="Frames per second; 0 is the source's own."),
 ]
 Map = Annotated[str | None, typer.Option("--map", help="Curves for another rig: unity, vrm, or a TOML file.")]
+Raster = Annotated[
+    str | None,
+    typer.Option("--raster", help="Rasterizer: numba, torch, triton, pytorch3d; the fastest by default."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
 
@@ -104,6 +108,10 @@ def photo(
     landmarks_dots: Annotated[
         bool, typer.Option("--landmarks-dots", help="Draw the head's 68 landmarks over the overlay.")
     ] = False,
+    delight: Annotated[
+        bool, typer.Option("--delight", help="Take the photograph's light out of the texture.")
+    ] = False,
+    raster: Raster = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -128,6 +136,8 @@ def photo(
             max_faces=max_faces,
             focal=None if focal is None else Focal.parse(focal),
             landmark_dots=landmarks_dots,
+            delight=delight,
+            raster=raster,
         )
         status.append(run_photo(images, settings, reporter))
 
@@ -165,6 +175,7 @@ def video(
     names: Map = None,
     force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
+    raster: Raster = None,
     head: Head = None,
     device: Annotated[
         str, typer.Option(help="Accepted as by every command; the default networks run on the CPU.")
@@ -203,6 +214,7 @@ def video(
             sequence_fps=sequence_fps,
             force=force,
             options=options,
+            raster=raster,
         )
         status.append(run_video(clips, settings, workers, reporter))
 
@@ -321,7 +333,7 @@ def view(
 
 @bench.command("render")
 def bench_render(
-    raster: Annotated[str | None, typer.Option(help="Rasterizer; the fastest one by default.")] = None,
+    raster: Raster = None,
     seconds: Annotated[float, typer.Option(min=0, help="Time spent on each figure.")] = 1.5,
     threads: Annotated[
         int | None, typer.Option(min=1, help="torch's threads; its own choice by default.")

@@ -23,6 +23,7 @@ class ExportOptions:
         take: Live Link: number of the take.
         subject: Live Link: name of the subject.
         names: Renames, scales and combines the curves for another rig; None leaves the ARKit units.
+        delight: Textures: take the photograph's light out.
     """
 
     fps: float | None = None
@@ -31,6 +32,7 @@ class ExportOptions:
     take: int = 1
     subject: str = "recon3d"
     names: NameMap | None = None
+    delight: bool = False
 
 
 DEFAULTS = ExportOptions()

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import torch
+from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+from pytorch3d.structures import Meshes
 from torch import Tensor
-
-from recon3d.errors import MissingExtraError
 
 
 @torch.no_grad()
 def visible(
     verts_px: Tensor, faces: Tensor, size: tuple[int, int], *, cull_backfaces: bool, near: float
 ) -> Tensor:
-    """Return the nearest triangle at every pixel centre, (B,H,W) int64; see ``rasterize``.
-
-    Raises:
-        MissingExtraError: PyTorch3D is not installed.
-    """
-    try:
-        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
-        from pytorch3d.structures import Meshes
-    except ImportError as error:
-        raise MissingExtraError(
-            "the rasterizer 'pytorch3d' needs PyTorch3D, which must be built for your version of torch:"
-            " see its installation page; or leave out --raster"
-        ) from error
+    """Return the nearest triangle at every pixel centre, (B,H,W) int64; see ``rasterize``."""
     width, height = size
     x, y, z = verts_px.float().unbind(-1)
     # Its picture's shorter side reaches from -1 to 1, +X to the left, +Y upward.

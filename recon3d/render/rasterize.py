@@ -95,8 +95,26 @@ def rasterize(
     return locate(verts_px, faces, triangle)
 
 
+_preferred: str | None = None
+
+
+def use_backend(name: str | None) -> None:
+    """Let this process draw with a backend wherever none is named; None: with the fastest one.
+
+    Raises:
+        UsageError: It does not exist.
+        MissingExtraError: Its package is not installed.
+    """
+    global _preferred
+    if name is not None:
+        visibility(name, torch.device("cpu"))
+    _preferred = name
+
+
 def default_backend(device: torch.device) -> str:
-    """Return the name of the fastest backend for a device."""
+    """Return the name of the backend that is used on a device where none is named."""
+    if _preferred is not None:
+        return _preferred
     if device.type == "cpu":
         return "numba" if compiled_kernels() is not None else "torch"
     return "triton" if device.type == "cuda" and find_spec("triton") is not None else "torch"
@@ -111,9 +129,9 @@ def visibility(name: str, device: torch.device) -> Visibility:
     """
     if name not in BACKENDS:
         raise UsageError(f"rasterizer {name!r} does not exist; choose one of {', '.join(BACKENDS)}")
-    module, package = _MODULES[name]
+    module, package, source = _MODULES[name]
     if find_spec(package) is None:
-        raise MissingExtraError(f"the rasterizer {name!r} needs the package {package}: pip install {package}")
+        raise MissingExtraError(f"the rasterizer {name!r} needs the package {package}: {source}")
     if name == "numba" and device.type != "cpu":
         raise UsageError(f"the rasterizer 'numba' works on the CPU, not on {device}; choose 'torch'")
     found: Visibility = import_module(module).visible
@@ -266,13 +284,17 @@ def images_of(where: Tensor, fragments: Fragments) -> Tensor | None:
     return where.div(height * width, rounding_mode="floor") if images > 1 else None
 
 
-#: The rasterizers by name: the module that tells visibility, and the package that it needs. Another one joins
-#: by adding a line here.
+#: The rasterizers by name: the module that tells visibility, the package that it needs, and where that comes
+#: from. Another one joins by adding a line here.
 _MODULES = {
-    "numba": ("recon3d.render._raster_numba", "numba"),
-    "torch": ("recon3d.render._raster_torch", "torch"),
-    "triton": ("recon3d.render._raster_triton", "triton"),
-    "pytorch3d": ("recon3d.render._raster_pytorch3d", "pytorch3d"),
+    "numba": ("recon3d.render._raster_numba", "numba", "pip install numba"),
+    "torch": ("recon3d.render._raster_torch", "torch", "pip install torch"),
+    "triton": ("recon3d.render._raster_triton", "triton", "pip install triton"),
+    "pytorch3d": (
+        "recon3d.render._raster_pytorch3d",
+        "pytorch3d",
+        "build it for your version of torch, as its own installation page tells",
+    ),
 }
 
 #: Names of the rasterizers.
