@@ -36,6 +36,7 @@ class PhotoSettings:
         landmark_dots: Draw the landmarks over the overlay.
         delight: Take the photographs' light out of the textures.
         raster: Name of the rasterizer, or None.
+        refine: Fit the picture's colours after the landmarks.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class PhotoSettings:
     landmark_dots: bool
     delight: bool = False
     raster: str | None = None
+    refine: bool = False
 
 
 class _NotReady(Exception):
@@ -119,6 +121,7 @@ class _Batch:
                     landmarks=settings.landmarks,
                     weights_dir=settings.weights_dir,
                     max_faces=settings.max_faces,
+                    refine=settings.refine,
                     device=settings.device,
                     quiet=self._reporter.quiet,
                 )

@@ -108,6 +108,9 @@ def photo(
     landmarks_dots: Annotated[
         bool, typer.Option("--landmarks-dots", help="Draw the head's 68 landmarks over the overlay.")
     ] = False,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Fit the picture's colours after the landmarks; takes a second.")
+    ] = False,
     delight: Annotated[
         bool, typer.Option("--delight", help="Take the photograph's light out of the texture.")
     ] = False,
@@ -138,6 +141,7 @@ def photo(
             landmark_dots=landmarks_dots,
             delight=delight,
             raster=raster,
+            refine=refine,
         )
         status.append(run_photo(images, settings, reporter))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,15 @@ from recon3d.capture import Capture
 from recon3d.errors import AssetError, InputError, NoFaceError, UsageError
 from recon3d.face import Face, FaceSource, open_face_source
 from recon3d.face.source import MAX_FACES, check_pixels
-from recon3d.fitting import FitResult, LandmarkSolver, default_focal, guess_from_scores
+from recon3d.fitting import FitResult, LandmarkSolver, Observed, default_focal, guess_from_scores
 from recon3d.head import HeadModel, load_head
 from recon3d.head.contour import landmarks68
 from recon3d.media._open import shown
 from recon3d.media.image import Photo, read_image
 from recon3d.render.camera import Camera
+
+if TYPE_CHECKING:
+    from recon3d.fitting.refine import PhotoRefiner
 
 __all__ = [
     "OVERLAY",
@@ -74,6 +77,7 @@ class Reconstructor:
         landmarks: Landmarks = "mediapipe",
         weights_dir: str | Path | None = None,
         max_faces: int = MAX_FACES,
+        refine: bool = False,
         device: str = "cpu",
         quiet: bool = True,
     ) -> None:
@@ -84,6 +88,7 @@ class Reconstructor:
             landmarks: ``"mediapipe"`` (478 points, the default) or ``"fan"`` (68 points, an extra).
             weights_dir: Folder that holds the face networks' files, instead of the download cache.
             max_faces: At most this many faces of a picture, the most prominent first.
+            refine: After the landmarks, fit the picture's colours (recon3d.fitting.refine).
             device: Where torch's networks run. That is those of ``"fan"``: the default's small networks
                 and the solver are fastest on the CPU.
             quiet: Show no progress while a model file is downloaded.
@@ -98,7 +103,7 @@ class Reconstructor:
         _check_device(device)
         self._given_head, self._landmarks, self._device = head, landmarks, device
         self._weights = None if weights_dir is None else Path(weights_dir)
-        self._max_faces, self._quiet = max_faces, quiet
+        self._max_faces, self._refine, self._quiet = max_faces, refine, quiet
 
     @cached_property
     def head(self) -> HeadModel:
@@ -120,6 +125,13 @@ class Reconstructor:
     def solver(self) -> LandmarkSolver:
         """What fits the head to landmarks."""
         return LandmarkSolver(self.head, _EMBEDDINGS[self._landmarks])
+
+    @cached_property
+    def refiner(self) -> PhotoRefiner:
+        """What refines a fit by the picture."""
+        from recon3d.fitting.refine import PhotoRefiner
+
+        return PhotoRefiner(self.head, self.solver)
 
     def prepare(self) -> None:
         """Load head, networks and solver now, so that what is wrong with them shows before any photograph.
@@ -157,26 +169,43 @@ class Reconstructor:
             raise NoFaceError(f"{_label(photo)}: no face found; show one larger or more from the front")
         camera = _camera(photo, faces, focal)
         with one_thread():
-            found = self._captures(photo, faces, camera, self._solve(faces, camera))
+            seen = self._observed(faces, camera)
+            result = self._solve(seen)
+            if self._refine:
+                result = self._refined(photo, seen, result)
+            found = self._captures(photo, faces, camera, result)
         if not found:
             raise NoFaceError(f"{_label(photo)}: no face could be fitted; try a larger or sharper picture")
         return found
 
-    def _solve(self, faces: Sequence[Face], camera: Camera) -> FitResult:
-        """Fit all faces of the picture in one batch."""
+    def _observed(self, faces: Sequence[Face], camera: Camera) -> Observed:
+        """State what the faces show, for the solver."""
         points = torch.from_numpy(np.stack([face.landmarks[:, :2] for face in faces]))
         guess = confidence = None
         scores = [face.scores for face in faces if face.scores is not None]
         if self.head.speaks_arkit and len(scores) == len(faces):
             guess, confidence = guess_from_scores(torch.from_numpy(np.stack(scores)))
         batch = len(faces)
-        return self.solver.fit(
-            points,
-            camera.focal.expand(batch),
-            camera.principal.expand(batch, 2),
-            guess=guess,
-            confidence=confidence,
+        return Observed(
+            points, camera.focal.expand(batch), camera.principal.expand(batch, 2), guess, confidence
         )
+
+    def _solve(self, seen: Observed) -> FitResult:
+        """Fit all faces of the picture in one batch."""
+        return self.solver.fit(
+            seen.pixels, seen.focal, seen.principal, guess=seen.guess, confidence=seen.confidence
+        )
+
+    def _refined(self, photo: Photo, seen: Observed, result: FitResult) -> FitResult:
+        """Let the picture correct the faces, one after the other."""
+        state = result.state.clone()
+        for k in range(len(seen.pixels)):
+            index = torch.tensor([k])
+            found = self.refiner.refine(photo.pixels, seen.face(k), state.subset(index))
+            state.put(index, found.state)
+        problem = self.solver.problem(seen.pixels, seen.focal, seen.principal)
+        residual, inliers = problem.quality(problem.evaluate(state))
+        return replace(result, state=state, residual=residual, inliers=inliers)
 
     def _captures(
         self, photo: Photo, faces: Sequence[Face], camera: Camera, result: FitResult
@@ -220,6 +249,7 @@ def reconstruct(
     weights_dir: str | Path | None = None,
     max_faces: int = MAX_FACES,
     focal: float | None = None,
+    refine: bool = False,
     device: str = "cpu",
 ) -> list[Capture]:
     """Reconstruct the heads in a photograph: one capture a face, the most prominent face first.
@@ -234,6 +264,7 @@ def reconstruct(
         weights_dir: Folder that holds the face networks' files, instead of the download cache.
         max_faces: At most this many faces.
         focal: Focal length in px; by default what EXIF tells, or else a guess from the largest face.
+        refine: After the landmarks, fit the picture's colours.
         device: Where torch's networks run; see ``Reconstructor``.
 
     Raises:
@@ -244,7 +275,12 @@ def reconstruct(
         UsageError: A setting does not exist.
     """
     worker = Reconstructor(
-        head=head, landmarks=landmarks, weights_dir=weights_dir, max_faces=max_faces, device=device
+        head=head,
+        landmarks=landmarks,
+        weights_dir=weights_dir,
+        max_faces=max_faces,
+        refine=refine,
+        device=device,
     )
     return worker.reconstruct(image, focal=focal)
 

@@ -4,7 +4,7 @@ from recon3d.fitting._priors import SPARSE
 from recon3d.fitting._state import FitState
 from recon3d.fitting.focal import default_focal
 from recon3d.fitting.guess import guess_from_scores
-from recon3d.fitting.solver import FitResult, FitSettings, LandmarkSolver
+from recon3d.fitting.solver import FitResult, FitSettings, LandmarkSolver, Observed
 
 __all__ = [
     "SPARSE",
@@ -12,6 +12,7 @@ __all__ = [
     "FitSettings",
     "FitState",
     "LandmarkSolver",
+    "Observed",
     "default_focal",
     "guess_from_scores",
 ]

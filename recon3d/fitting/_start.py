@@ -24,7 +24,9 @@ def starting_pose(points: Tensor, pixels: Tensor, focal: Tensor, principal: Tens
     """
     points = points.expand(len(pixels), -1, -1)
     mean3, mean2 = points.mean(1, keepdim=True), pixels.mean(1, keepdim=True)
-    solution = torch.linalg.lstsq(points - mean3, pixels - mean2).solution  # (B, 3, 2)
+    # By the normal equations: torch.linalg.lstsq gives other last digits from one call to the next.
+    away3, away2 = points - mean3, pixels - mean2
+    solution = torch.linalg.pinv(away3.mT @ away3, hermitian=True) @ (away3.mT @ away2)  # (B, 3, 2)
     u, s, vt = torch.linalg.svd(solution.mT, full_matrices=False)  # rows: picture x, picture y
     rows = u @ vt  # (B, 2, 3): the nearest pair of perpendicular unit rows
     rotation = torch.cat([rows, torch.linalg.cross(rows[:, 0], rows[:, 1])[:, None]], dim=1)

@@ -18,7 +18,7 @@ from recon3d.fitting._priors import PriorSettings, add_guess, build_prior
 from recon3d.fitting._problem import Problem, Structure
 from recon3d.fitting._start import starting_pose
 from recon3d.fitting._state import FitState
-from recon3d.fitting._step import iterate
+from recon3d.fitting._step import equations, iterate
 from recon3d.head.model import HeadModel
 
 
@@ -41,6 +41,34 @@ class FitSettings:
     rigid_steps: int = 4
     steps: int = 14
     priors: PriorSettings = field(default_factory=PriorSettings)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a solution is made of, for B faces; see ``LandmarkSolver.fit``.
+
+    Attributes:
+        pixels: (B, N, 2) landmarks, px.
+        focal: (B,) px.
+        principal: (B, 2) px.
+        guess: (B, E) an expression from elsewhere, or None.
+        confidence: (B, E) or (E,) its inverse variances, or None.
+    """
+
+    pixels: Tensor
+    focal: Tensor
+    principal: Tensor
+    guess: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def face(self, k: int) -> Observed:
+        """The one face k."""
+        rows = slice(k, k + 1)
+        guess = None if self.guess is None else self.guess[rows]
+        confidence = self.confidence
+        if confidence is not None and confidence.ndim == 2:
+            confidence = confidence[rows]
+        return Observed(self.pixels[rows], self.focal[rows], self.principal[rows], guess, confidence)
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,17 @@ class LandmarkSolver:
             fixed_shape=fixed_shape,
             bounded=self.bounded,
         )
+
+    def normal_equations(self, seen: Observed, state: FitState) -> tuple[Problem, Tensor]:
+        """The problem, and the matrix (B, Q, Q) of its normal equations at a state, priors included.
+
+        Q counts rotation and translation (small motions in head axes), identity and expression.
+        """
+        problem = self.problem(seen.pixels, seen.focal, seen.principal)
+        prior = self.prior
+        if seen.guess is not None and seen.confidence is not None:
+            prior = add_guess(prior, seen.guess, seen.confidence, self.basis.shapes)
+        return problem, equations(problem, prior, state, problem.evaluate(state), rigid=False)[0]
 
     def _start(self, pixels: Tensor, focal: Tensor, principal: Tensor, shape: Tensor | None) -> FitState:
         batch = len(pixels)
