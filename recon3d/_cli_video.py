@@ -150,10 +150,6 @@ def _start_worker(settings: VideoSettings, messages: Any) -> None:
     messages.cancel_join_thread()  # at the end nobody reads the last ones
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker, _messages = VideoWorker(settings), messages
-    if settings.threads is not None:
-        import torch
-
-        torch.set_num_threads(settings.threads)
 
 
 def _end_with_parent() -> None:

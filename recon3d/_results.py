@@ -7,7 +7,6 @@ replaced file by file, each at once; whatever else lies in a result folder stays
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -161,7 +160,7 @@ def _write(
             capture.save(files[0])
         texture = None
         if photo is not None and any(name in FORMATS and FORMATS[name].textured for name in formats):
-            from recon3d.export.texture import bake_texture
+            from recon3d.export.texture import bake_texture, texture_size
 
             size = texture_size(capture)
             texture = bake_texture(capture, head, photo, size=size, delight=options.delight)
@@ -169,17 +168,6 @@ def _write(
             if name != OVERLAY:
                 files += export(capture, head, folder, name, texture=texture, options=options)
         return files if overlay is None else [*files, overlay.result()]
-
-
-def texture_size(capture: Capture) -> int:
-    """Return the side of the texture, px: as fine as the photograph where the face is small in it.
-
-    The face fills 0.28 of the side of the open head's layout, so a larger texture would
-    hold no more detail, only take longer.
-    """
-    box = capture.box[int(capture.tracked.argmax())]
-    wanted = float((box[2:] - box[:2]).max()) / 0.28
-    return int(min(max(math.ceil(wanted / 256), 2), 4)) * 256
 
 
 def _write_overlay(

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon3d.clip import ClipSettings, ClipSolver, Faces, observe, open_records
-from recon3d.errors import AssetError, InputError, NoFaceError, OutputError, UsageError
-from recon3d.face.dense import DenseSource
+from recon3d.clip import ClipSolver
+from recon3d.errors import InputError, NoFaceError, OutputError, UsageError
 from recon3d.fitting import LandmarkSolver
 from recon3d.head import HeadModel, load_head
 from recon3d.media._open import shown
+from recon3d.observe import ClipSettings, Faces, observe, open_records, open_source
 
 if TYPE_CHECKING:
     from recon3d.capture import Capture
@@ -84,22 +84,6 @@ def _temporary_folder() -> Iterator[Path]:
         ) from error
     with folder as name:
         yield Path(name)
-
-
-def open_source(weights_dir: str | Path | None, threads: int | None = None) -> DenseSource:
-    """Open the face networks, from a folder or from the download cache.
-
-    Raises:
-        AssetError: Their file cannot be had.
-    """
-    from recon3d.assets import FACE_LANDMARKER, fetch
-
-    if weights_dir is None:
-        return DenseSource(path=fetch(FACE_LANDMARKER.name), threads=threads)
-    path = Path(weights_dir) / FACE_LANDMARKER.filename
-    if not path.is_file():
-        raise AssetError(f"{path} is not there; leave out the weights folder, or put the file into it")
-    return DenseSource(path=path, threads=threads)
 
 
 def open_solver(head: HeadModel) -> ClipSolver:

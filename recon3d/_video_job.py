@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -29,10 +30,11 @@ from recon3d.files import make_folder, output_error, replace
 from recon3d.media._open import shown
 
 if TYPE_CHECKING:
-    from recon3d.clip import ClipSettings, ClipSolver, Person
+    from recon3d.clip import ClipSolver, Person
     from recon3d.face.dense import DenseSource
     from recon3d.head import HeadModel
     from recon3d.media.video import Clip
+    from recon3d.observe import ClipSettings
 
 #: What ``recon3d video`` writes unless told otherwise; ``capture.npz`` is always written.
 VIDEO_FORMATS = ("livelink", "glb", OVERLAY, "report")
@@ -110,35 +112,47 @@ class VideoWorker:
         """Note the settings."""
         self._settings = settings
 
-    @cached_property
+    @property
     def head(self) -> HeadModel:
         """The head model."""
-        from recon3d.head import load_head
+        return self._models.result()[0]
 
-        return load_head(self._settings.head)
+    @property
+    def _solver(self) -> ClipSolver:
+        return self._models.result()[1]
+
+    @cached_property
+    def _models(self) -> Future[tuple[HeadModel, ClipSolver]]:
+        """Head and solver, loaded meanwhile: torch alone takes as long as looking at a hundred frames."""
+        loader = ThreadPoolExecutor(1)
+        models = loader.submit(self._load)
+        loader.shutdown(wait=False)
+        return models
+
+    def _load(self) -> tuple[HeadModel, ClipSolver]:
+        from recon3d._video_api import open_solver
+        from recon3d.head import load_head
+        from recon3d.render.rasterize import use_backend
+
+        use_backend(self._settings.raster)
+        head = load_head(self._settings.head)
+        return head, open_solver(head)
 
     @cached_property
     def _source(self) -> DenseSource:
-        from recon3d._video_api import open_source
+        from recon3d.observe import open_source
 
         return open_source(self._settings.weights_dir, self._settings.threads)
 
-    @cached_property
-    def _solver(self) -> ClipSolver:
-        from recon3d._video_api import open_solver
-
-        return open_solver(self.head)
-
     def prepare(self) -> None:
-        """Load everything, so that what is missing shows before any clip.
+        """Begin to load everything, and see to it that what is missing shows before any clip.
 
         Raises:
             Recon3DError: Something cannot be had.
         """
-        from recon3d.render.rasterize import use_backend
-
-        use_backend(self._settings.raster)
-        _ = self._solver, self._source
+        models, _ = self._models, self._source
+        if self._settings.head is not None or self._settings.raster is not None:
+            models.result()  # what the user names may be wrong
 
     def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
         """Do one clip.
@@ -204,7 +218,7 @@ class VideoWorker:
         ))  # fmt: skip
 
     def _run(self, clip: Clip, made_of: str, work: Path, stem: str, notify: Notify) -> ClipReport:
-        from recon3d.clip import observe, open_records
+        from recon3d.observe import observe, open_records
 
         settings = self._settings
         try:
@@ -219,8 +233,13 @@ class VideoWorker:
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
         notify("solving", 0, None)
+        solver = self._solver
+        if settings.threads is not None:
+            import torch
+
+            torch.set_num_threads(settings.threads)
         try:
-            persons = self._solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
+            persons = solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
         except Recon3DError as error:
             raise type(error)(f"{name}: {error}") from error
         notify("solving", 0, 0)
@@ -249,7 +268,7 @@ class VideoWorker:
             try:
                 if OVERLAY in settings.formats:
                     overlay = self._overlay(clip, persons, folder, overlay, notify)
-                self._export(person, folder, _notes(person, lost))
+                self._export(clip, person, folder, _notes(person, lost))
             except OutputError as error:
                 raise OutputError(str(error).replace(str(folder), str(target))) from error
             except OSError as error:
@@ -268,10 +287,8 @@ class VideoWorker:
         from recon3d.media._ahead import prefetched
         from recon3d.media.video import VideoWriter
         from recon3d.render.overlay_video import OverlayArtist
-        from recon3d.render.rasterize import use_backend
 
         captures = [person.capture for person in persons]
-        use_backend(self._settings.raster)
         artist = OverlayArtist(captures, self.head, side_by_side=self._settings.side_by_side)
         sound = clip.path if clip.has_audio else None
         total = len(captures[0])
@@ -283,19 +300,24 @@ class VideoWorker:
         notify("overlay", total, total)
         return target
 
-    def _export(self, person: Person, folder: Path, notes: Sequence[str]) -> None:
+    def _export(self, clip: Clip, person: Person, folder: Path, notes: Sequence[str]) -> None:
         from recon3d.export.livelink import write_livelink
         from recon3d.export.report import write_report
 
         settings, capture = self._settings, person.capture
         capture.save(folder / _FILES["capture"])
+        texture = None
+        if any(name in FORMATS and FORMATS[name].textured for name in settings.formats):
+            from recon3d.export.clip_texture import bake_clip_texture
+
+            texture = bake_clip_texture(clip, capture, self.head, delight=settings.options.delight)
         for name in settings.formats:
             if name == "livelink":
                 write_livelink(capture, self.head, folder / _FILES[name], settings.options)
             elif name == "report":
                 write_report(capture, folder, notes=notes)
             elif name in FORMATS:
-                export(capture, self.head, folder, name, options=settings.options)
+                export(capture, self.head, folder, name, texture=texture, options=settings.options)
 
 
 def known_formats() -> tuple[str, ...]:

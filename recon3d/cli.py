@@ -201,7 +201,7 @@ def video(
         from recon3d._cli_export import export_options
         from recon3d._cli_video import parse_faces, parse_stretch, run_video
         from recon3d._video_job import VIDEO_FORMATS, VideoSettings
-        from recon3d.clip import ClipSettings
+        from recon3d.observe import ClipSettings
 
         who = parse_faces(face)
         rest = None if calibrate is None else parse_stretch(calibrate)

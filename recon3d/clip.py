@@ -1,15 +1,12 @@
-"""From a clip to captures: media → tracks → persons → fitting → capture, in steps that can be interrupted.
+"""From what was seen of a clip to captures: persons → fitting → capture.
 
-``observe`` looks at every frame once and keeps what it saw on disk (recon3d._records); ``solve`` reads that,
-and returns one capture a person. Neither holds more than a few hundred frames.
+The second half of the way; the first is recon3d.observe. Neither holds more than a few hundred frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,67 +17,18 @@ from recon3d._records import CHUNK, Chunk, Records
 from recon3d._threads import one_thread
 from recon3d.capture import Capture
 from recon3d.errors import NoFaceError, UsageError
-from recon3d.face.dense import DenseSource
-from recon3d.face.source import MAX_FACES
-from recon3d.face.tracks import FaceTracker
 from recon3d.fitting import FitState, LandmarkSolver, default_focal, guess_from_scores
 from recon3d.fitting.clip import Curves, Sights, best_frames, gaps, smoothed, solve_frames
 from recon3d.fitting.identity import Identity, Observations, solve_identity, solve_identity_and_focal
 from recon3d.fitting.persons import Tracklet, group_persons
 from recon3d.head import HeadModel
 from recon3d.head.contour import landmarks68
-
-if TYPE_CHECKING:
-    from recon3d.media.video import Clip
-
-Faces = Literal["all", "largest"] | int
-#: Called with the number of frames done so far.
-Progress = Callable[[int], None]
+from recon3d.observe import ClipSettings
 
 #: Frames that tell the identity of a person, and of a single tracklet.
 _IDENTITY_FRAMES, _TRACKLET_FRAMES = 40, 12
-#: Decoded frames that wait while one is looked at.
-_AHEAD = 6
 #: A tracklet that stands still for a cut's sake: frames darker or brighter than these tell little.
 _LIGHT = (20.0, 245.0)
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """How a clip is solved.
-
-    Attributes:
-        faces: Who: ``"all"``, the ``"largest"`` (most prominent) person, or at most so many.
-        smooth: Strength of the smoothing in time, in [0, 1].
-        calibrate: Start and end, s, of a stretch in which the person's face is at rest; or None.
-        focal: Focal length as the user gives it: ``"1200"`` px or ``"50mm"`` on 36 x 24 mm film; None
-            estimates it for each person.
-    """
-
-    faces: Faces = "all"
-    smooth: float = 0.5
-    calibrate: tuple[float, float] | None = None
-    focal: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings, so that what is wrong shows before any work.
-
-        Raises:
-            UsageError: One is out of range.
-        """
-        if self.faces not in ("all", "largest") and not (isinstance(self.faces, int) and self.faces > 0):
-            raise UsageError(f"faces is {self.faces!r}: all, largest, or a number is wanted")
-        if not 0 <= self.smooth <= 1:
-            raise UsageError(f"smooth is {self.smooth}: a number from 0 to 1 is wanted")
-        if self.calibrate is not None and not 0 <= self.calibrate[0] < self.calibrate[1]:
-            raise UsageError(f"calibrate is {self.calibrate}: the start, s, must come before the end")
-        if self.focal is not None:
-            Focal.parse(self.focal)
-
-    @property
-    def max_faces(self) -> int:
-        """How many faces are followed at a time."""
-        return self.faces if isinstance(self.faces, int) else MAX_FACES
 
 
 @dataclass(frozen=True)
@@ -98,41 +46,6 @@ class Person:
     residual: float
     lost: tuple[tuple[float, float], ...]
     cuts: tuple[float, ...]
-
-
-def observe(
-    clip: Clip,
-    records: Records,
-    source: DenseSource,
-    settings: ClipSettings,
-    progress: Progress | None = None,
-) -> None:
-    """Follow the faces of a clip into ``records``, going on after what these hold already.
-
-    Raises:
-        InputError: The clip cannot be read.
-        OutputError: The records cannot be written.
-    """
-    tracker = FaceTracker(source, max_faces=settings.max_faces)
-    if records.last is not None:
-        tracker.restore(records.last.state)
-    frames = clip.frames(records.frames, ahead=_AHEAD)
-    done = False
-    while not done:
-        first = records.frames
-        times, cuts, seen = [], [], []
-        for frame in frames:
-            sightings, cut = tracker.step(frame.pixels, frame.time)
-            times.append(frame.time)
-            cuts.append(cut)
-            seen.append(sightings)
-            if progress is not None:
-                progress(first + len(times))
-            if len(times) == CHUNK:
-                break
-        done = len(times) < CHUNK
-        if times:
-            records.append(Chunk.of(first, times, cuts, seen, tracker.save(), clip.lost))
 
 
 @dataclass(frozen=True)
@@ -339,14 +252,6 @@ class ClipSolver:
             score=score,
             tracked=curves.tracked,
         )
-
-
-def open_records(folder: Path) -> Records:
-    """Return the records in a folder, which is made if missing; what an interrupted write left is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".seen-*"):
-        leftover.unlink(missing_ok=True)
-    return Records(folder)
 
 
 def _read_index(records: Records) -> _Index:

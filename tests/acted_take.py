@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 
 from recon3d._records import Chunk, Records
-from recon3d.clip import open_records
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.evaluation.performance import Performance, perform
 from recon3d.fitting import guess_from_scores
 from recon3d.head import HeadModel
+from recon3d.observe import open_records
 
 Array = npt.NDArray[Any]
 

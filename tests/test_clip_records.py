@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from face_clips import face_frames, pair_frames, wall_frames, write_clip
 
-import recon3d.clip
+import recon3d.observe
 from recon3d._records import CHUNK, Chunk, Records
-from recon3d.clip import ClipSettings, observe, open_records
 from recon3d.errors import OutputError
 from recon3d.face import Face
 from recon3d.face.dense import DenseSource
 from recon3d.face.tracks import Sighting
 from recon3d.media.video import open_clip
+from recon3d.observe import ClipSettings, observe, open_records
 
 #: Frames of a chunk in the tests that look at clips.
 SHORT = 8
@@ -272,7 +272,7 @@ def source() -> DenseSource:
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of few frames, so that a short clip has many."""
     assert CHUNK > SHORT
-    monkeypatch.setattr(recon3d.clip, "CHUNK", SHORT)
+    monkeypatch.setattr(recon3d.observe, "CHUNK", SHORT)
 
 
 def look(clip: Path, folder: Path, source: DenseSource, stop: int | None = None) -> tuple[Records, list[int]]:
@@ -311,7 +311,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(clip: Path, source: DenseSource, tmp_path_factory: pytest.TempPathFactory) -> list[Chunk]:
     """The clip seen in one go."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recon3d.clip, "CHUNK", SHORT)
+        patch.setattr(recon3d.observe, "CHUNK", SHORT)
         records, told = look(clip, tmp_path_factory.mktemp("whole"), source)
     assert told == list(range(1, 31))
     return list(records)

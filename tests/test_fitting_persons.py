@@ -12,7 +12,7 @@ import torch
 from acted_take import FPS, SIZE, Sight, act, acted_units, sight_of, write_records
 from PIL import Image
 
-from recon3d.clip import ClipSettings, ClipSolver, Faces, Person, observe, open_records
+from recon3d.clip import ClipSolver, Person
 from recon3d.evaluation.synthetic import exact_landmarks, random_truth, sparse_expressions
 from recon3d.face.dense import DenseSource
 from recon3d.fitting import LandmarkSolver
@@ -20,6 +20,7 @@ from recon3d.fitting.identity import Identity, Observations, solve_identity
 from recon3d.fitting.persons import SAME_PERSON, Tracklet, distance, group_persons
 from recon3d.head import HeadModel, load_head
 from recon3d.media.video import Clip, Frame, open_clip
+from recon3d.observe import ClipSettings, Faces, observe, open_records
 
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 

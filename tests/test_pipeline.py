@@ -18,10 +18,10 @@ import trimesh
 from PIL import Image
 
 import recon3d
-from recon3d._results import texture_size
 from recon3d.capture import Capture
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.errors import AssetError, InputError, NoFaceError, OutputError, UsageError
+from recon3d.export.texture import texture_size
 from recon3d.head import HeadModel
 from recon3d.media.image import Photo, read_image
 from recon3d.pipeline import FolderNames, Reconstructor, reconstruct, write_outputs

@@ -108,7 +108,7 @@ def bench_speed(clip: Path, task: Path | None, runs: int) -> Report:
 def _loaded(clip: Path, out: Path) -> float:
     """Seconds of the whole work on a clip (decode, track, solve, write), all models loaded."""
     from recon3d._video_job import VideoSettings, VideoWorker
-    from recon3d.clip import ClipSettings
+    from recon3d.observe import ClipSettings
 
     worker = VideoWorker(VideoSettings(out, ("livelink", "glb"), ClipSettings()))
     worker.prepare()
