@@ -145,11 +145,18 @@ _messages: Any = None
 
 def _start_worker(settings: VideoSettings, messages: Any) -> None:
     """Run in every worker process before its first clip."""
+    from recon3d.render.rasterize import use_backend
+
     global _worker, _messages  # a process pool hands state to its workers this way
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     messages.cancel_join_thread()  # at the end nobody reads the last ones
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker, _messages = VideoWorker(settings), messages
+    use_backend(settings.raster)
+    if settings.threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
 
 
 def _end_with_parent() -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ from recon3d.media._open import shown
 
 if TYPE_CHECKING:
     from recon3d.clip import ClipSolver, Person
+    from recon3d.export.clip_texture import Keeper
+    from recon3d.export.texture import Pixels
     from recon3d.face.dense import DenseSource
     from recon3d.head import HeadModel
     from recon3d.media.video import Clip
@@ -112,31 +115,18 @@ class VideoWorker:
         """Note the settings."""
         self._settings = settings
 
-    @property
+    @cached_property
     def head(self) -> HeadModel:
         """The head model."""
-        return self._models.result()[0]
+        from recon3d.head import load_head
 
-    @property
-    def _solver(self) -> ClipSolver:
-        return self._models.result()[1]
+        return load_head(self._settings.head)
 
     @cached_property
-    def _models(self) -> Future[tuple[HeadModel, ClipSolver]]:
-        """Head and solver, loaded meanwhile: torch alone takes as long as looking at a hundred frames."""
-        loader = ThreadPoolExecutor(1)
-        models = loader.submit(self._load)
-        loader.shutdown(wait=False)
-        return models
-
-    def _load(self) -> tuple[HeadModel, ClipSolver]:
+    def _solver(self) -> ClipSolver:
         from recon3d._video_api import open_solver
-        from recon3d.head import load_head
-        from recon3d.render.rasterize import use_backend
 
-        use_backend(self._settings.raster)
-        head = load_head(self._settings.head)
-        return head, open_solver(head)
+        return open_solver(self.head)
 
     @cached_property
     def _source(self) -> DenseSource:
@@ -145,14 +135,16 @@ class VideoWorker:
         return open_source(self._settings.weights_dir, self._settings.threads)
 
     def prepare(self) -> None:
-        """Begin to load everything, and see to it that what is missing shows before any clip.
+        """Load everything, so that what is missing shows before any clip.
 
         Raises:
             Recon3DError: Something cannot be had.
         """
-        models, _ = self._models, self._source
-        if self._settings.head is not None or self._settings.raster is not None:
-            models.result()  # what the user names may be wrong
+        from recon3d.render.rasterize import use_backend
+
+        use_backend(self._settings.raster)
+        _ = self._solver, self._source
+        threading.Thread(target=_warm_up, name="recon3d-warm-up", daemon=True).start()
 
     def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
         """Do one clip.
@@ -233,13 +225,8 @@ class VideoWorker:
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
         notify("solving", 0, None)
-        solver = self._solver
-        if settings.threads is not None:
-            import torch
-
-            torch.set_num_threads(settings.threads)
         try:
-            persons = solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
+            persons = self._solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
         except Recon3DError as error:
             raise type(error)(f"{name}: {error}") from error
         notify("solving", 0, 0)
@@ -257,9 +244,13 @@ class VideoWorker:
         self, clip: Clip, persons: Sequence[Person], work: Path, stem: str, lost: int, notify: Notify
     ) -> list[tuple[Path, Path]]:
         """Write every person's files into folders under ``work``; return these and where they shall go."""
+        from recon3d.export.clip_texture import Keeper
+
         settings = self._settings
         staged = []
         overlay: Path | None = None
+        textured = any(name in FORMATS and FORMATS[name].textured for name in settings.formats)
+        keeper = Keeper(person.capture for person in persons if textured)
         for number, (person, name) in enumerate(zip(persons, folder_names(stem, len(persons)), strict=True)):
             folder, target = work / f"out-{number}", settings.out / name
             _check_way(target)
@@ -267,8 +258,8 @@ class VideoWorker:
             make_folder(folder)
             try:
                 if OVERLAY in settings.formats:
-                    overlay = self._overlay(clip, persons, folder, overlay, notify)
-                self._export(clip, person, folder, _notes(person, lost))
+                    overlay = self._overlay(clip, persons, folder, overlay, keeper, notify)
+                self._export(person, keeper.kept(clip), folder, _notes(person, lost))
             except OutputError as error:
                 raise OutputError(str(error).replace(str(folder), str(target))) from error
             except OSError as error:
@@ -277,7 +268,13 @@ class VideoWorker:
         return staged
 
     def _overlay(
-        self, clip: Clip, persons: Sequence[Person], folder: Path, done: Path | None, notify: Notify
+        self,
+        clip: Clip,
+        persons: Sequence[Person],
+        folder: Path,
+        done: Path | None,
+        keeper: Keeper,
+        notify: Notify,
     ) -> Path:
         """Write the overlay video of all persons, or copy it where it has been written for another one."""
         target = folder / _FILES[OVERLAY]
@@ -294,23 +291,24 @@ class VideoWorker:
         total = len(captures[0])
         with VideoWriter(target, artist.size, clip.fps, audio_from=sound, preset=_PRESET) as video:
             # Decoding, drawing and encoding go on side by side.
-            for count, (picture, time) in enumerate(prefetched(artist.draw(clip.frames(ahead=8))), 1):
+            drawn = prefetched(artist.draw(keeper.watch(clip.frames(ahead=8))))
+            for count, (picture, time) in enumerate(drawn, 1):
                 video.write(picture, time)
                 notify("overlay", min(count, total - 1), total)
         notify("overlay", total, total)
         return target
 
-    def _export(self, clip: Clip, person: Person, folder: Path, notes: Sequence[str]) -> None:
+    def _export(
+        self, person: Person, pictures: Mapping[int, Pixels], folder: Path, notes: Sequence[str]
+    ) -> None:
+        from recon3d.export.clip_texture import bake_clip_texture
         from recon3d.export.livelink import write_livelink
         from recon3d.export.report import write_report
 
         settings, capture = self._settings, person.capture
         capture.save(folder / _FILES["capture"])
-        texture = None
-        if any(name in FORMATS and FORMATS[name].textured for name in settings.formats):
-            from recon3d.export.clip_texture import bake_clip_texture
-
-            texture = bake_clip_texture(clip, capture, self.head, delight=settings.options.delight)
+        delight = settings.options.delight
+        texture = bake_clip_texture(pictures, capture, self.head, delight=delight) if pictures else None
         for name in settings.formats:
             if name == "livelink":
                 write_livelink(capture, self.head, folder / _FILES[name], settings.options)
@@ -318,6 +316,18 @@ class VideoWorker:
                 write_report(capture, folder, notes=notes)
             elif name in FORMATS:
                 export(capture, self.head, folder, name, texture=texture, options=settings.options)
+
+
+def _warm_up() -> None:
+    """Load what only the results need while the first clip is looked at: half a second, of a second core."""
+    import torch
+
+    from recon3d.render.rasterize import interpolate, rasterize
+
+    for name in ("scipy.sparse.linalg", "recon3d.export.glb_animation", "recon3d.export.report"):
+        import_module(name)
+    verts, faces = torch.tensor([[[0.0, 0, 1], [4, 0, 1], [0, 4, 1]]]), torch.tensor([[0, 1, 2]])
+    interpolate(verts, faces, rasterize(verts, faces, (2, 2)))
 
 
 def known_formats() -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Exit status: 0 all done, 1 some inputs failed (the others were done), 2 wrong us
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -372,7 +373,11 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
-    app(prog_name="recon3d")
+    try:
+        app(prog_name="recon3d")
+    finally:
+        # Python looks through all objects once more before it ends, which takes torch's half a second.
+        gc.freeze()
 
 
 def _terminate(number: int, frame: object) -> None:

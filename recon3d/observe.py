@@ -1,7 +1,7 @@
 """From a clip to what is seen in it: media → tracks → records on disk (recon3d._records).
 
 The first half of the way; the second is recon3d.clip. Every frame is looked at once, and an interrupted clip
-goes on where it was. Nothing here needs torch, which is loaded meanwhile.
+goes on where it was. Nothing here needs torch.
 """
 
 from __future__ import annotations

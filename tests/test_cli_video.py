@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -190,6 +191,9 @@ def test_every_file_opens_and_agrees(first: Run, folder: Path) -> None:
     glb = Glb((files / "animation.glb").read_bytes())
     assert glb.json["meshes"][0]["extras"]["targetNames"] == list(ARKIT_NAMES)
     assert len(glb.json["animations"]) == 1
+    image = glb.json["images"][0]  # its skin is the clip's
+    with Image.open(io.BytesIO(glb.view(image["bufferView"]))) as skin:
+        assert skin.format == "JPEG" and skin.size[0] == skin.size[1] >= 512
     with open_clip(files / "overlay.mp4") as overlay:
         assert (overlay.size, overlay.has_audio) == ((320, 240), True)
         drawn = [frame.pixels for frame in overlay.frames()]

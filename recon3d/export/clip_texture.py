@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,42 +16,70 @@ from recon3d.export.texture import Pixels, texture_size
 if TYPE_CHECKING:
     from recon3d.capture import Capture
     from recon3d.head import HeadModel
-    from recon3d.media.video import Clip
-    from recon3d.render.texture import View
+    from recon3d.media.video import Clip, Frame
 
-#: Frames looked at, from the first sight of the face on: decoding all of a long clip again would take longer
-#: than everything else.
-_FRAMES = 300
+#: Frames looked at, from the first sight of the face on: the clip may have to be read again that far.
+_FRAMES = 240
 #: Limits, degrees, between the directions of which one frame each is taken.
 _YAW = (-25.0, -9.0, 9.0, 25.0)
 #: A face at rest shows most of its skin, and with open eyes: how much a closed lid counts.
 _LID = 3.0
 
 
+class Keeper:
+    """Keeps the frames that textures need while a clip is read for something else, or reads it for them."""
+
+    def __init__(self, captures: Iterable[Capture]) -> None:
+        """Note the frames that some captures of one clip need."""
+        self._wanted = {row for capture in captures for row in texture_frames(capture)}
+        self._kept: dict[int, Pixels] = {}
+
+    def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Yield the frames of the clip as they are."""
+        for frame in frames:
+            if frame.index in self._wanted:
+                self._kept[frame.index] = frame.pixels
+            yield frame
+
+    def kept(self, clip: Clip) -> Mapping[int, Pixels]:
+        """Return the frames by their index, reading the clip if nobody has."""
+        missing = self._wanted - self._kept.keys()
+        if missing:
+            last = max(missing)
+            for frame in self.watch(clip.frames(ahead=4)):
+                if frame.index >= last:
+                    break
+        return self._kept
+
+
 def bake_clip_texture(
-    clip: Clip, capture: Capture, head: HeadModel, *, delight: bool = False
+    pictures: Mapping[int, Pixels], capture: Capture, head: HeadModel, *, delight: bool = False
 ) -> Pixels | None:
     """Blend frames of a clip into the texture of one of its persons: (size, size, 3) uint8, v up.
 
-    None for a head model without texture coordinates.
+    None for a head model without texture coordinates, and where the person was never seen.
 
     Args:
-        clip: Open.
-        capture: A person of it, one row a frame.
+        pictures: Frames of the clip by their index, those of ``texture_frames`` among them; a missing one
+            is done without.
+        capture: The person, one row a frame of the clip.
         head: The head model that the capture was made with.
         delight: Take the clip's light out.
 
     Raises:
-        InputError: The clip cannot be read any more, or the head is another.
+        InputError: The head is another.
     """
     check_head(capture, head)
-    rows = texture_frames(capture)
+    rows = [row for row in texture_frames(capture) if row in pictures]
     if len(head.faces_uv) == 0 or not rows:
         return None
-    from recon3d.render.texture import unwrap_views
+    from recon3d.render.camera import Camera
+    from recon3d.render.texture import View, unwrap_views
 
+    principal = float(capture.principal[0]), float(capture.principal[1])
+    camera = Camera.create(capture.focal, capture.size, principal)
     return unwrap_views(
-        _views(clip, capture, head, rows),
+        (View(pictures[row], camera_vertices(capture, head, row), camera) for row in rows),
         head.faces,
         head.uv,
         head.faces_uv,
@@ -83,17 +111,3 @@ def _yaw(capture: Capture, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float6
     toward = -capture.translation[rows]
     turned = np.arctan2(ahead[:, 0], -ahead[:, 2]) - np.arctan2(toward[:, 0], -toward[:, 2])
     return np.asarray(np.degrees(turned))
-
-
-def _views(clip: Clip, capture: Capture, head: HeadModel, rows: list[int]) -> Iterator[View]:
-    from recon3d.render.camera import Camera
-    from recon3d.render.texture import View
-
-    principal = float(capture.principal[0]), float(capture.principal[1])
-    camera = Camera.create(capture.focal, capture.size, principal)
-    wanted = set(rows)
-    for frame in clip.frames(ahead=4):
-        if frame.index in wanted:
-            yield View(frame.pixels, camera_vertices(capture, head, frame.index), camera)
-        if frame.index >= rows[-1]:
-            return
