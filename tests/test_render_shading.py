@@ -131,3 +131,17 @@ def test_a_head_behind_the_camera_leaves_the_background() -> None:
     verts, faces = ball()
     out = render_head(verts - torch.tensor([0, 0, 3.0]), faces, Camera.create(60, (32, 32)), lighting=STUDIO)
     assert (out.image == 0.5).all() and (out.alpha == 0).all() and (out.normals == 0).all()
+
+
+def test_compiled_and_torch_normals_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    verts = torch.rand(2, 9, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    faces = torch.randint(0, 9, (14, 3), generator=generator)
+    push = torch.rand(2, 9, 3, generator=generator, dtype=torch.float64)
+    found = []
+    for _ in range(2):
+        normals = vertex_normals(verts, faces)
+        found.append((normals, torch.autograd.grad((normals * push).sum(), verts)[0]))
+        monkeypatch.setattr("recon3d.render.rasterize.compiled_kernels", lambda: None)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

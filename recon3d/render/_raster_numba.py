@@ -64,8 +64,8 @@ class Locate(torch.autograd.Function):
         ctx.save_for_backward(verts_px, faces, triangle)
         verts, corners, seen = _array(verts_px), _array(faces), _array(triangle)
         weights, depth = np.zeros((*seen.shape, 3), verts.dtype), np.zeros(seen.shape, verts.dtype)
-        count = seen.size
-        _shared(lambda a, b: _locate(verts, corners, seen, a, b, weights, depth), count)
+        lines = seen.shape[0] * seen.shape[1]
+        _shared(lambda a, b: _locate(verts, corners, seen, a, b, weights, depth), lines, seen.size)
         return torch.from_numpy(weights), torch.from_numpy(depth)
 
     @staticmethod
@@ -79,7 +79,7 @@ class Locate(torch.autograd.Function):
         def back(a: int, b: int, total: Array) -> None:
             _locate_back(verts, corners, seen, a, b, push, deep, total)
 
-        total = _summed(back, seen.size, verts.shape)
+        total = _summed(back, seen.shape[0] * seen.shape[1], seen.size, verts.shape)
         return torch.from_numpy(total).to(verts_px.dtype), None, None
 
 
@@ -106,8 +106,32 @@ class Blend(torch.autograd.Function):
         def back(a: int, b: int, total: Array) -> None:
             _blend_back(source, index[a:b], parts[a:b], push[a:b], total, grad_weights[a:b])
 
-        total = _summed(back, len(index), source.shape)
+        total = _summed(back, len(index), len(index), source.shape)
         return torch.from_numpy(total).to(table.dtype), None, torch.from_numpy(grad_weights)
+
+
+class FaceNormalSums(torch.autograd.Function):
+    """Sums (B,V,3) of the faces' normals, twice their area long, at the vertices: of verts, faces."""
+
+    @staticmethod
+    def forward(ctx: Any, verts: Tensor, faces: Tensor) -> Tensor:
+        """Compute them."""
+        ctx.save_for_backward(verts, faces)
+        points, corners = _array(verts), _array(faces)
+        total = np.zeros(points.shape)
+        _shared(lambda a, b: _normals(points, corners, a, b, total), len(points), len(points) * len(corners))
+        return torch.from_numpy(total).to(verts.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Bring the gradient to the vertices."""
+        verts, faces = ctx.saved_tensors
+        points, corners, push = _array(verts), _array(faces), _array(grad)
+        total = np.zeros(points.shape)
+        size = len(points) * len(corners)
+        _shared(lambda a, b: _normals_back(points, corners, a, b, push, total), len(points), size)
+        return torch.from_numpy(total).to(verts.dtype), None
 
 
 def _array(tensor: Tensor) -> Array:
@@ -134,9 +158,9 @@ def _shared(work: Callable[[int, int], None], units: int, size: int | None = Non
     list(_pool(threads).map(work, cuts[:-1], cuts[1:]))
 
 
-def _summed(work: Callable[[int, int, Array], None], units: int, shape: tuple[int, ...]) -> Array:
+def _summed(work: Callable[[int, int, Array], None], units: int, size: int, shape: tuple[int, ...]) -> Array:
     """Call ``work(first, last, total)`` for parts of ``units`` and return the sum of their totals."""
-    threads = max(1, min(_threads(), units // _WORTH_SHARING))
+    threads = max(1, min(_threads(), units, size // _WORTH_SHARING))
     cuts = [units * k // threads for k in range(threads + 1)]
     totals = [np.zeros(shape) for _ in range(threads)]
     if threads == 1:
@@ -248,24 +272,24 @@ def _corner(verts: Array, image: int, vertex: int, x: int, y: int) -> tuple[floa
 def _locate(
     verts: Array, faces: Array, triangle: Array, first: int, last: int, weights: Array, depth: Array
 ) -> None:
-    """Fill ``weights`` and ``depth`` at the pixels ``first`` to ``last``, counted through all images."""
+    """Fill ``weights`` and ``depth`` in the lines ``first`` to ``last``, counted through all images."""
     height, width = triangle.shape[1], triangle.shape[2]
-    for pixel in range(first, last):
-        line, x = divmod(pixel, width)
-        image, y = divmod(line, height)
-        face = triangle[image, y, x]
-        if face < 0:
-            continue
-        xa, ya, za = _corner(verts, image, faces[face, 0], x, y)
-        xb, yb, zb = _corner(verts, image, faces[face, 1], x, y)
-        xc, yc, zc = _corner(verts, image, faces[face, 2], x, y)
-        ea, eb, ec = xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb
-        area = ea + eb + ec
-        # Rounding may leave a centre on an edge a hair outside; a weight is never negative.
-        sa, sb, sc = max(ea / (area * za), 0.0), max(eb / (area * zb), 0.0), max(ec / (area * zc), 0.0)
-        z = 1 / (sa + sb + sc)
-        depth[image, y, x] = z
-        weights[image, y, x, 0], weights[image, y, x, 1], weights[image, y, x, 2] = sa * z, sb * z, sc * z
+    for line in range(first, last):
+        image, y = line // height, line % height
+        for x in range(width):
+            face = triangle[image, y, x]
+            if face < 0:
+                continue
+            xa, ya, za = _corner(verts, image, faces[face, 0], x, y)
+            xb, yb, zb = _corner(verts, image, faces[face, 1], x, y)
+            xc, yc, zc = _corner(verts, image, faces[face, 2], x, y)
+            ea, eb, ec = xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb
+            area = ea + eb + ec
+            # Rounding may leave a centre on an edge a hair outside; a weight is never negative.
+            sa, sb, sc = max(ea / (area * za), 0.0), max(eb / (area * zb), 0.0), max(ec / (area * zc), 0.0)
+            z = 1 / (sa + sb + sc)
+            depth[image, y, x] = z
+            weights[image, y, x, 0], weights[image, y, x, 1], weights[image, y, x, 2] = sa * z, sb * z, sc * z
 
 
 @_compile
@@ -279,43 +303,43 @@ def _locate_back(
     deep: Array,
     total: Array,
 ) -> None:
-    """Add to ``total`` (B,V,3) what the gradients on weights and depth at these pixels mean for vertices."""
+    """Add to ``total`` (B,V,3) what the gradients on weights and depth in these lines mean for vertices."""
     height, width = triangle.shape[1], triangle.shape[2]
-    for pixel in range(first, last):
-        line, x = divmod(pixel, width)
-        image, y = divmod(line, height)
-        face = triangle[image, y, x]
-        if face < 0:
-            continue
-        a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
-        xa, ya, za = _corner(verts, image, a, x, y)
-        xb, yb, zb = _corner(verts, image, b, x, y)
-        xc, yc, zc = _corner(verts, image, c, x, y)
-        ea, eb, ec = xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb
-        area = ea + eb + ec
-        sa, sb, sc = max(ea / (area * za), 0.0), max(eb / (area * zb), 0.0), max(ec / (area * zc), 0.0)
-        z = 1 / (sa + sb + sc)
-        pa, pb, pc = push[image, y, x, 0], push[image, y, x, 1], push[image, y, x, 2]
-        # weight = s * z, z = 1 / sum(s): both fall when any s grows.
-        common = (pa * sa + pb * sb + pc * sc + deep[image, y, x]) * z * z
-        ga = pa * z - common if sa > 0 else 0.0
-        gb = pb * z - common if sb > 0 else 0.0
-        gc = pc * z - common if sc > 0 else 0.0
-        on_area = -(ga * sa + gb * sb + gc * sc) / area
-        total[image, a, 2] -= ga * sa / za
-        total[image, b, 2] -= gb * sb / zb
-        total[image, c, 2] -= gc * sc / zc
-        ga, gb, gc = (
-            ga / (area * za) + on_area,
-            gb / (area * zb) + on_area,
-            gc / (area * zc) + on_area,
-        )
-        total[image, a, 0] += gc * yb - gb * yc
-        total[image, a, 1] += gb * xc - gc * xb
-        total[image, b, 0] += ga * yc - gc * ya
-        total[image, b, 1] += gc * xa - ga * xc
-        total[image, c, 0] += gb * ya - ga * yb
-        total[image, c, 1] += ga * xb - gb * xa
+    for line in range(first, last):
+        image, y = line // height, line % height
+        for x in range(width):
+            face = triangle[image, y, x]
+            if face < 0:
+                continue
+            a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+            xa, ya, za = _corner(verts, image, a, x, y)
+            xb, yb, zb = _corner(verts, image, b, x, y)
+            xc, yc, zc = _corner(verts, image, c, x, y)
+            ea, eb, ec = xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb
+            area = ea + eb + ec
+            sa, sb, sc = max(ea / (area * za), 0.0), max(eb / (area * zb), 0.0), max(ec / (area * zc), 0.0)
+            z = 1 / (sa + sb + sc)
+            pa, pb, pc = push[image, y, x, 0], push[image, y, x, 1], push[image, y, x, 2]
+            # weight = s * z, z = 1 / sum(s): both fall when any s grows.
+            common = (pa * sa + pb * sb + pc * sc + deep[image, y, x]) * z * z
+            ga = pa * z - common if sa > 0 else 0.0
+            gb = pb * z - common if sb > 0 else 0.0
+            gc = pc * z - common if sc > 0 else 0.0
+            on_area = -(ga * sa + gb * sb + gc * sc) / area
+            total[image, a, 2] -= ga * sa / za
+            total[image, b, 2] -= gb * sb / zb
+            total[image, c, 2] -= gc * sc / zc
+            ga, gb, gc = (
+                ga / (area * za) + on_area,
+                gb / (area * zb) + on_area,
+                gc / (area * zc) + on_area,
+            )
+            total[image, a, 0] += gc * yb - gb * yc
+            total[image, a, 1] += gb * xc - gc * xb
+            total[image, b, 0] += ga * yc - gc * ya
+            total[image, b, 1] += gc * xa - ga * xc
+            total[image, c, 0] += gb * ya - ga * yb
+            total[image, c, 1] += ga * xb - gb * xa
 
 
 @_compile
@@ -340,3 +364,57 @@ def _blend_back(
                 total[row, channel] += weight * push[k, channel]
                 along += push[k, channel] * table[row, channel]
             grad_weights[k, corner] = along
+
+
+@_compile
+def _normals(points: Array, faces: Array, first: int, last: int, total: Array) -> None:
+    for image in range(first, last):
+        for face in range(faces.shape[0]):
+            a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+            ux, uy, uz, vx, vy, vz = _sides(points, image, a, b, c)
+            nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+            for vertex in (a, b, c):
+                total[image, vertex, 0] += nx
+                total[image, vertex, 1] += ny
+                total[image, vertex, 2] += nz
+
+
+@_compile
+def _normals_back(points: Array, faces: Array, first: int, last: int, push: Array, total: Array) -> None:
+    for image in range(first, last):
+        for face in range(faces.shape[0]):
+            a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+            ux, uy, uz, vx, vy, vz = _sides(points, image, a, b, c)
+            gx = np.float64(push[image, a, 0]) + push[image, b, 0] + push[image, c, 0]
+            gy = np.float64(push[image, a, 1]) + push[image, b, 1] + push[image, c, 1]
+            gz = np.float64(push[image, a, 2]) + push[image, b, 2] + push[image, c, 2]
+            # The normal is u × v: its gradient on u is v × g, on v g × u.
+            bx, by, bz = vy * gz - vz * gy, vz * gx - vx * gz, vx * gy - vy * gx
+            cx, cy, cz = gy * uz - gz * uy, gz * ux - gx * uz, gx * uy - gy * ux
+            total[image, b, 0] += bx
+            total[image, b, 1] += by
+            total[image, b, 2] += bz
+            total[image, c, 0] += cx
+            total[image, c, 1] += cy
+            total[image, c, 2] += cz
+            total[image, a, 0] -= bx + cx
+            total[image, a, 1] -= by + cy
+            total[image, a, 2] -= bz + cz
+
+
+@_compile
+def _sides(points: Array, image: int, a: int, b: int, c: int) -> tuple[float, ...]:
+    """The sides of a triangle from its first corner to the second and to the third."""
+    x, y, z = (
+        np.float64(points[image, a, 0]),
+        np.float64(points[image, a, 1]),
+        np.float64(points[image, a, 2]),
+    )
+    return (
+        points[image, b, 0] - x,
+        points[image, b, 1] - y,
+        points[image, b, 2] - z,
+        points[image, c, 0] - x,
+        points[image, c, 1] - y,
+        points[image, c, 2] - z,
+    )

@@ -144,7 +144,7 @@ def compiled_kernels() -> ModuleType | None:
     return import_module("recon3d.render._raster_numba") if find_spec("numba") is not None else None
 
 
-def _kernels(*tensors: Tensor) -> ModuleType | None:
+def kernels_for(*tensors: Tensor) -> ModuleType | None:
     """Return the compiled kernels if they can work on these tensors."""
     dtype = tensors[0].dtype
     fit = dtype in (torch.float32, torch.float64)
@@ -196,7 +196,7 @@ def blend(
     if batch > 1 and image is not None:
         corners = corners + (image * count)[:, None]
     table = attributes.reshape(batch * count, channels)
-    kernels = _kernels(table, barycentric)
+    kernels = kernels_for(table, barycentric)
     if kernels is not None:
         blended: Tensor = kernels.Blend.apply(table, corners, barycentric)
         return blended
@@ -225,7 +225,7 @@ def locate(verts_px: Tensor, faces: Tensor, triangle: Tensor) -> Fragments:
         faces: (F,3) int64.
         triangle: (B,H,W) int64, -1 where there is none.
     """
-    kernels = _kernels(verts_px)
+    kernels = kernels_for(verts_px)
     if kernels is not None:
         return Fragments(triangle, *kernels.Locate.apply(verts_px, faces, triangle))
     planes = _planes(verts_px, faces)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recon3d.render.antialias import antialias
 from recon3d.render.camera import Camera
-from recon3d.render.rasterize import Fragments, blend, images_of, rasterize, scatter, seen
+from recon3d.render.rasterize import Fragments, blend, images_of, kernels_for, rasterize, scatter, seen
 
 #: Colour of a head that brings none (sRGB, [0,1]).
 CLAY = (0.66, 0.68, 0.72)
@@ -91,6 +91,9 @@ def vertex_normals(verts: Tensor, faces: Tensor) -> Tensor:
     They point to the side from which the corners run counter-clockwise. A vertex of no face, or of faces
     without area, gets zeros. Differentiable.
     """
+    kernels = kernels_for(verts)
+    if kernels is not None:
+        return F.normalize(kernels.FaceNormalSums.apply(verts, faces), dim=-1)
     first, second, third = (verts.index_select(1, faces[:, k]) for k in range(3))
     cross = torch.linalg.cross(second - first, third - first)  # twice the area long
     total = torch.zeros_like(verts)
