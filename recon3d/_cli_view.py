@@ -1,8 +1,9 @@
-"""``recon3d view``."""
+"""``recon3d view``, in the browser or in a window."""
 
 from __future__ import annotations
 
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 from recon3d._cli_report import Reporter
@@ -35,4 +36,30 @@ def run_view(
             viewer.run()
     except KeyboardInterrupt:
         pass
+    return 0
+
+
+def run_window(path: Path, *, head: Path | None, reporter: Reporter) -> int:
+    """Show a capture, or a mesh file, in a desktop window until it is closed; return the exit status.
+
+    Raises:
+        MissingExtraError: pyrender is not installed.
+        InputError: The file or the head model cannot be used.
+        Recon3DError: There is no display.
+    """
+    from recon3d.media._open import shown
+    from recon3d.view_window import MESH_SUFFIXES, capture_scene, read_scene, require_window, show
+
+    require_window()  # before the seconds that reading takes
+    if path.suffix.lower() in MESH_SUFFIXES:
+        scene = read_scene(path)
+    else:
+        from recon3d._takes import read_take
+        from recon3d.head import load_head
+
+        model = load_head(head)
+        scene = capture_scene(read_take(path / "capture.npz" if path.is_dir() else path, model), model)
+    reporter.done(path, f"{shown(path)}: in the window  (closing it ends)")
+    with suppress(KeyboardInterrupt):
+        show(scene, f"{path.name} - recon3d")
     return 0

@@ -312,7 +312,9 @@ def view(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="A capture.npz, a folder that holds one, or a Live Link Face take (.csv)."
+            metavar="PATH",
+            help="A capture.npz, a folder that holds one, or a Live Link Face take (.csv); for --window also "
+            "a mesh file (.obj, .glb, .ply).",
         ),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port, or the next free one; 0: any.")] = 8080,
@@ -320,6 +322,9 @@ def view(
         str, typer.Option(help="Address to serve at; 0.0.0.0 lets the whole network look.")
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    window: Annotated[
+        bool, typer.Option("--window", help="Show the still head in a desktop window instead (OpenGL).")
+    ] = False,
     head: Head = None,
     device: Annotated[
         str, typer.Option(help="Accepted as by every command; viewing runs no network.")
@@ -327,10 +332,13 @@ def view(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Play a capture in an interactive 3D viewer, in the browser; Ctrl-C ends it."""
+    """Play a capture in an interactive 3D viewer, in the browser; Ctrl-C ends it. Or show its head in a window."""
     with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
-        from recon3d._cli_view import run_view
+        from recon3d._cli_view import run_view, run_window
 
+        if window:
+            status.append(run_window(path, head=head, reporter=reporter))
+            return
         status.append(
             run_view(path, head=head, host=host, port=port, open_browser=open_browser, reporter=reporter)
         )
