@@ -332,16 +332,19 @@ def view(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Play a capture in an interactive 3D viewer, in the browser; Ctrl-C ends it. Or show its head in a window."""
+    """Play a capture in an interactive 3D viewer, in the browser; Ctrl-C ends it.
+
+    With --window a still head, or a mesh file, in a window of its own.
+    """
     with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_view import run_view, run_window
 
         if window:
             status.append(run_window(path, head=head, reporter=reporter))
-            return
-        status.append(
-            run_view(path, head=head, host=host, port=port, open_browser=open_browser, reporter=reporter)
-        )
+        else:
+            status.append(
+                run_view(path, head=head, host=host, port=port, open_browser=open_browser, reporter=reporter)
+            )
 
 
 @bench.command("render")

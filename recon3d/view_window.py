@@ -40,8 +40,11 @@ def require_window() -> None:
         MissingExtraError: pyrender is not installed, or the OpenGL libraries that it loads are not.
         Recon3DError: There is no display.
     """
-    # pyglet, which makes pyrender's windows, speaks X11 on everything that is neither of the two.
-    if sys.platform not in ("darwin", "win32") and not os.environ.get("DISPLAY"):
+    if sys.platform in ("darwin", "win32"):
+        _pyrender()
+        return
+    name = os.environ.get("DISPLAY")  # pyglet, which makes pyrender's windows, speaks X11
+    if not name:
         raise _no_display("DISPLAY is not set")
     _pyrender()
     import pyglet
@@ -49,7 +52,7 @@ def require_window() -> None:
     try:
         pyglet.canvas.get_display()
     except pyglet.canvas.xlib.NoSuchDisplayException as error:
-        raise _no_display(f"DISPLAY is {shown(os.environ.get('DISPLAY', ''))!r}, which is not there") from error
+        raise _no_display(f"nothing answers at DISPLAY={shown(name)}") from error
 
 
 def capture_scene(capture: Capture, head: HeadModel) -> trimesh.Scene:
@@ -78,7 +81,7 @@ def read_scene(path: Path) -> trimesh.Scene:
     """
     open_regular(path).close()  # says what is wrong with a path in words
     try:
-        scene = trimesh.load(path, force="scene", process=False)
+        scene: Any = trimesh.load(path, force="scene", process=False)
     except Exception as error:  # whatever trimesh stumbles over in a damaged file
         raise InputError(f"{shown(path)}: not a readable mesh file ({_one_line(error)})") from error
     solid = {
@@ -86,10 +89,11 @@ def read_scene(path: Path) -> trimesh.Scene:
         for name, part in scene.geometry.items()
         if isinstance(part, trimesh.Trimesh) and len(part.faces)
     }
-    scene.delete_geometry([name for name in scene.geometry if name not in solid])
+    scene.delete_geometry(set(scene.geometry) - set(solid))
     if not solid or not np.isfinite(scene.bounds).all():
         raise InputError(f"{shown(path)}: holds no triangles to show")
-    return scene
+    found: trimesh.Scene = scene
+    return found
 
 
 def to_pyrender(scene: trimesh.Scene) -> Any:
@@ -103,7 +107,7 @@ def to_pyrender(scene: trimesh.Scene) -> Any:
     # The distance at which the field of view holds the sphere around the scene.
     distance = max(float(drawn.scale), 1e-9) / 2 / np.sin(FIELD_OF_VIEW / 2)
     pose = np.eye(4)
-    pose[:3, 3] = drawn.centroid + (0.0, 0.0, distance)
+    pose[:3, 3] = drawn.centroid + np.array((0.0, 0.0, distance))
     camera = pyrender.PerspectiveCamera(FIELD_OF_VIEW, znear=distance / 100, zfar=distance * 100)
     drawn.add(camera, pose=pose)
     return drawn

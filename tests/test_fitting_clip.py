@@ -24,7 +24,7 @@ from acted_take import (
 from moving_head import write_bare_head
 
 from recon3d.capture import Capture
-from recon3d.clip import ClipSettings, ClipSolver, Person, observe, open_records
+from recon3d.clip import ClipSolver, Person
 from recon3d.errors import NoFaceError, UsageError
 from recon3d.evaluation.metrics import rotation_error_degrees
 from recon3d.evaluation.performance import Performance, compare_curves, film
@@ -35,6 +35,7 @@ from recon3d.fitting.smooth import smooth_runs
 from recon3d.head import HeadModel, load_head
 from recon3d.head.rotation import axis_angle_to_matrix
 from recon3d.media.video import Clip
+from recon3d.observe import ClipSettings, observe, open_records
 
 FRAMES = 130
 FOCAL = 1080.0
