@@ -209,7 +209,9 @@ class PhotoRefiner:
         verts, faces = self._vertices(state), self._head.faces
         surface = Surface.of(verts, faces, scene.camera)
         lit = look.albedo * irradiance(vertex_normals(verts, faces)[0], look.light)
-        drawn = interpolate(lit[None], faces, surface.fragments)[0]
+        drawn = interpolate(lit[None], faces, surface.fragments)
+        # Over the photograph, so that outlines before what is not drawn are felt rightly, too.
+        drawn = surface.smooth(torch.where(surface.fragments.mask[..., None], drawn, scene.picture))[0]
         compared = torch.cat((look.faces, look.faces.new_zeros(1)))[surface.fragments.triangle[0]]
         compared &= scene.inside
         apart = drawn[compared].clamp_min(1e-4).sqrt() - scene.picture[compared].clamp_min(1e-4).sqrt()
