@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,22 @@ def at_rate(capture: Capture, fps: float) -> Capture:
     if check_fps(fps) == 0:
         return capture
     return resample(capture, regular_times(capture.timestamps, fps), fps)
+
+
+def parts_at_rate(capture: Capture, fps: float, rows: int) -> Iterator[Capture]:
+    """Yield the capture at a regular rate, as ``at_rate`` gives it, in parts of at most ``rows`` frames.
+
+    At its own rate (0) it comes in one part.
+
+    Raises:
+        UsageError: ``fps`` is no frame rate.
+    """
+    if check_fps(fps) == 0:
+        yield capture
+        return
+    times = regular_times(capture.timestamps, fps)
+    for start in range(0, len(times), rows):
+        yield resample(capture, times[start : start + rows], fps)
 
 
 def regular_times(timestamps: Times, fps: float) -> Times:

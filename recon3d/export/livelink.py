@@ -38,7 +38,7 @@ from recon3d.errors import UsageError
 from recon3d.export._angles import eye_rotations, head_rotation, to_angles
 from recon3d.export._livelink_format import COLUMNS, EYE_SIGN, FRAME_BASE, PER_RADIAN
 from recon3d.export._livelink_read import read_livelink
-from recon3d.export._resample import at_rate
+from recon3d.export._resample import parts_at_rate
 from recon3d.export._still import check_head
 from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.files import atomic_path
@@ -51,6 +51,8 @@ __all__ = ["file_name", "read_livelink", "write", "write_livelink"]
 
 #: Rows a second unless told otherwise: early importers know no other rate.
 DEFAULT_FPS = 60.0
+#: Rows made at a time: those of a long clip would fill the memory.
+_BLOCK = 4096
 _ROW = f"%s,{len(COLUMNS)}," + ",".join(["%.10f"] * len(COLUMNS)) + "\n"
 
 
@@ -88,14 +90,16 @@ def write_livelink(capture: Capture, head: HeadModel, path: Path, options: Expor
         OutputError: The file cannot be written.
     """
     check_head(capture, head)
-    taken = at_rate(capture, DEFAULT_FPS if options.fps is None else options.fps)
-    values = _values(taken, head, options)
-    seconds = taken.timestamps - taken.timestamps[0]
+    fps = DEFAULT_FPS if options.fps is None else options.fps
+    begin = capture.timestamps[0]
     with atomic_path(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
         file.write(",".join(("Timecode", "BlendShapeCount", *COLUMNS)) + "\n")
-        file.writelines(
-            _ROW % (timecode(float(time)), *row) for time, row in zip(seconds, values, strict=True)
-        )
+        for part in parts_at_rate(capture, fps, _BLOCK):
+            values = _values(part, head, options)
+            file.writelines(
+                _ROW % (timecode(float(time - begin)), *row)
+                for time, row in zip(part.timestamps, values, strict=True)
+            )
 
 
 def timecode(seconds: float) -> str:
