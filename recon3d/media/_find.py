@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from recon3d.errors import InputError
@@ -39,10 +39,17 @@ def iter_images(inputs: Iterable[str | Path]) -> Iterator[tuple[Path, InputError
     ``*``, ``?``, ``[]`` and ``**``. A pattern that ends in a suffix takes every file that matches;
     another (``shoot/*``) only images. A file that is reached twice is yielded once.
     """
+    return each_once(inputs, _expand)
+
+
+def each_once(
+    inputs: Iterable[str | Path], expand: Callable[[str | Path], list[Path]]
+) -> Iterator[tuple[Path, InputError | None]]:
+    """Yield (path, None) for what inputs expand to, each file once; (input, error) where that fails."""
     seen: set[Path] = set()
     for given in inputs:
         try:
-            paths = _expand(given)
+            paths = expand(given)
         except InputError as error:
             yield Path(given), error
             continue

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recon3d.errors import InputError
+from recon3d.media._find import each_once
 from recon3d.media._open import shown, unreadable
 from recon3d.media._sequence import find_sequence, is_pattern, natural_key
 
@@ -42,18 +43,7 @@ def iter_clips(inputs: Iterable[str | Path]) -> Iterator[tuple[Path, InputError 
 
     In natural order (``take2`` before ``take10``); a clip that is reached twice is yielded once.
     """
-    seen: set[Path] = set()
-    for given in inputs:
-        try:
-            paths = _expand(given)
-        except InputError as error:
-            yield Path(given), error
-            continue
-        for path in paths:
-            real = path.resolve()
-            if real not in seen:
-                seen.add(real)
-                yield path, None
+    return each_once(inputs, _expand)
 
 
 def _expand(given: str | Path) -> list[Path]:
