@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recon3d.head.model import HeadModel
-from recon3d.head.rotation import matrix_to_axis_angle
+from recon3d.head.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,27 @@ class FitState:
         root = head.rest_joints(shape)[:, 0]
         turned = torch.einsum("bij,bj->bi", self.rotation, root)
         return shape, pose, self.translation + turned - root
+
+    def moved(self, step: Tensor, *, bounded: bool) -> FitState:
+        """Take a step: rotation and translation (small motions in head axes), identity, expression.
+
+        Differentiable.
+
+        Args:
+            step: (B, 6), (B, 6 + E), or (B, 6 + S + E).
+            bounded: Keep the expression in [0, 1].
+        """
+        rotation = self.rotation @ axis_angle_to_matrix(step[:, :3])
+        translation = self.translation + torch.einsum("bij,bj->bi", self.rotation, step[:, 3:6])
+        shape, expression = self.shape, self.expression
+        rest, units = step[:, 6:], expression.shape[1]
+        if rest.shape[1]:
+            expression = expression + rest[:, -units:]
+            if bounded:
+                expression = expression.clamp(0, 1)
+        if rest.shape[1] > units:
+            shape = shape + rest[:, :-units]
+        return FitState(rotation, translation, shape, expression)
 
     def clone(self) -> FitState:
         """A copy that shares no memory."""

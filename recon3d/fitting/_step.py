@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from recon3d.fitting._priors import QuadraticPrior
 from recon3d.fitting._problem import Evaluation, Problem
 from recon3d.fitting._state import FitState, choose
-from recon3d.head.rotation import axis_angle_to_matrix
 
 #: A face whose cost falls by less than this part in a step has arrived.
 _SETTLED = 3e-3
@@ -29,7 +28,7 @@ def iterate(problem: Problem, prior: QuadraticPrior, state: FitState, steps: int
     for _ in range(steps):
         matrix, gradient = equations(problem, prior, state, seen, rigid)
         step = _bounded_step(problem, matrix, gradient, state, damping, rigid)
-        candidate = _move(problem, state, step, rigid)
+        candidate = state.moved(step, bounded=problem.bounded)
         found = problem.evaluate(candidate)
         found_cost = found.cost + prior.cost(_theta(candidate))
         better = found_cost <= cost
@@ -110,22 +109,6 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
         factor, _ = torch.linalg.cholesky_ex(matrix + lift[:, None, None] * eye)
     return torch.cholesky_solve(right[..., None], factor).squeeze(-1)
-
-
-def _move(problem: Problem, state: FitState, step: Tensor, rigid: bool) -> FitState:
-    # The step's rotation and translation are small motions in head axes.
-    rotation = state.rotation @ axis_angle_to_matrix(step[:, :3])
-    translation = state.translation + torch.einsum("bij,bj->bi", state.rotation, step[:, 3:6])
-    if rigid:
-        return replace(state, rotation=rotation, translation=translation)
-    units = state.expression.shape[1]
-    expression = state.expression + step[:, -units:]
-    if problem.bounded:
-        expression = expression.clamp(0, 1)
-    shape = state.shape
-    if not problem.fixed_shape:
-        shape = shape + step[:, 6 : 6 + shape.shape[1]]
-    return FitState(rotation, translation, shape, expression)
 
 
 def _choose_seen(mask: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:

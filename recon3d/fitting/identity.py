@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recon3d._threads import side_by_side
-from recon3d.fitting._priors import QuadraticPrior, add_guess
+from recon3d.fitting._priors import QuadraticPrior
 from recon3d.fitting._problem import Problem
 from recon3d.fitting._state import FitState
 from recon3d.fitting._step import equations
@@ -88,9 +88,7 @@ def solve_identity(
     fit = partial(solver.fit, seen.pixels, *camera, guess=seen.guess, confidence=seen.confidence)
     if shape is None:
         shape = fit().state.shape.median(0, keepdim=True).values
-    prior = solver.prior
-    if seen.guess is not None and seen.confidence is not None:
-        prior = add_guess(prior, seen.guess, seen.confidence, solver.basis.shapes)
+    prior = solver.prior_with(seen.guess, seen.confidence)
     # The prior on the identity counts once in INDEPENDENT frames; the equations below know only frames.
     share = min(1.0, INDEPENDENT / count)
 

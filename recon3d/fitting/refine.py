@@ -25,7 +25,6 @@ from torch import Tensor
 from recon3d.fitting._state import FitState
 from recon3d.fitting.solver import LandmarkSolver, Observed
 from recon3d.head import HeadModel
-from recon3d.head.rotation import axis_angle_to_matrix
 from recon3d.render.camera import Camera
 from recon3d.render.lighting import fit_light, irradiance
 from recon3d.render.maps import Surface
@@ -135,14 +134,14 @@ class PhotoRefiner:
             scale = self._scale(scene, look, current)
             for _ in range(settings.steps):
                 leaf = moves.clone().requires_grad_()
-                moved = _move(state, _unwhiten(factor, leaf), problem.bounded)
+                moved = state.moved(_unwhiten(factor, leaf), bounded=problem.bounded)
                 loss = self._cost(scene, look, moved, scale) + 0.5 * settings.hold * leaf.square().sum()
                 moves = optimizer.step(moves, torch.autograd.grad(loss, leaf)[0])
-            current = _move(state, _unwhiten(factor, moves), problem.bounded)
+            current = state.moved(_unwhiten(factor, moves), bounded=problem.bounded)
         limit = settings.slack * problem.quality(problem.evaluate(state))[0]
         while bool(problem.quality(problem.evaluate(current))[0] > limit) and float(moves.norm()) > 1e-3:
             moves = 0.7 * moves
-            current = _move(state, _unwhiten(factor, moves), problem.bounded)
+            current = state.moved(_unwhiten(factor, moves), bounded=problem.bounded)
         after = self._error(scene, current)
         if not after < before:
             return Refined(state, before, before)
@@ -249,17 +248,6 @@ class _Adam:
         first = self._first / (1 - slow**self._count)
         second = self._second / (1 - slower**self._count)
         return values - self._pace * first / (second**0.5 + 1e-8)
-
-
-def _move(state: FitState, step: Tensor, bounded: bool) -> FitState:
-    """Take a step (1, 6 + S + E); rotation and translation are small motions in head axes."""
-    rotation = state.rotation @ axis_angle_to_matrix(step[:, :3])
-    translation = state.translation + torch.einsum("bij,bj->bi", state.rotation, step[:, 3:6])
-    shapes = 6 + state.shape.shape[1]
-    expression = state.expression + step[:, shapes:]
-    if bounded:
-        expression = expression.clamp(0, 1)
-    return FitState(rotation, translation, state.shape + step[:, 6:shapes], expression)
 
 
 def _unwhiten(factor: Tensor, moves: Tensor) -> Tensor:

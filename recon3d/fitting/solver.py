@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recon3d.fitting._basis import reduce_head
-from recon3d.fitting._priors import PriorSettings, add_guess, build_prior
+from recon3d.fitting._priors import PriorSettings, QuadraticPrior, add_guess, build_prior
 from recon3d.fitting._problem import Problem, Structure
 from recon3d.fitting._start import starting_pose
 from recon3d.fitting._state import FitState
@@ -127,9 +127,7 @@ class LandmarkSolver:
             fixed_shape: (B, S) or (1, S) identity that is known; then only pose and expression are solved.
         """
         problem = self.problem(pixels, focal, principal, fixed_shape=fixed_shape is not None)
-        prior = self.prior
-        if guess is not None and confidence is not None:
-            prior = add_guess(prior, guess, confidence, self.basis.shapes)
+        prior = self.prior_with(guess, confidence)
         state = start if start is not None else self._start(pixels, focal, principal, fixed_shape)
         if fixed_shape is not None:
             state = replace(state, shape=fixed_shape.expand(len(pixels), -1)[:, : self.basis.shapes])
@@ -155,15 +153,19 @@ class LandmarkSolver:
             bounded=self.bounded,
         )
 
+    def prior_with(self, guess: Tensor | None, confidence: Tensor | None) -> QuadraticPrior:
+        """The prior, and a guess of the expression if there is one; see ``fit``."""
+        if guess is None or confidence is None:
+            return self.prior
+        return add_guess(self.prior, guess, confidence, self.basis.shapes)
+
     def normal_equations(self, seen: Observed, state: FitState) -> tuple[Problem, Tensor]:
         """The problem, and the matrix (B, Q, Q) of its normal equations at a state, priors included.
 
         Q counts rotation and translation (small motions in head axes), identity and expression.
         """
         problem = self.problem(seen.pixels, seen.focal, seen.principal)
-        prior = self.prior
-        if seen.guess is not None and seen.confidence is not None:
-            prior = add_guess(prior, seen.guess, seen.confidence, self.basis.shapes)
+        prior = self.prior_with(seen.guess, seen.confidence)
         return problem, equations(problem, prior, state, problem.evaluate(state), rigid=False)[0]
 
     def _start(self, pixels: Tensor, focal: Tensor, principal: Tensor, shape: Tensor | None) -> FitState:
