@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -17,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import torch
 
 from recon3d.errors import Recon3DError
 from recon3d.evaluation.lfpw import Split, evaluate_lfpw, read_lfpw
+from recon3d.evaluation.machine import machine_facts, median_ms
 from recon3d.evaluation.synthetic import (
     evaluate_synthetic,
     exact_landmarks,
@@ -39,18 +37,6 @@ from recon3d.media.image import write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 Report = dict[str, Any]
-
-
-def median_ms(call: Callable[[], object], seconds: float) -> float:
-    """Median wall time of a call, ms, over as many calls as fit into ``seconds`` (at least 5)."""
-    call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
 
 
 def bench_landmarks(head: HeadModel, solver: LandmarkSolver, archive: Path, limit: int | None) -> Report:
@@ -139,23 +125,6 @@ def _one_megapixel(archive: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(Image.fromarray(first.pixels).resize((1152, 864), Image.Resampling.BICUBIC))
 
 
-def machine_facts() -> Report:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = (line for line in info.read_text().splitlines() if line.startswith("model name"))
-        cpu = next((line.split(":", 1)[1].strip() for line in lines), cpu)
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "torch": torch.__version__,
-    }
-
-
 def _commit() -> str:
     def git(*arguments: str) -> str:
         found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -188,7 +157,7 @@ def print_report(report: Report) -> None:
 
 
 def measure(options: argparse.Namespace) -> Report:
-    report: Report = {"machine": machine_facts()}
+    report: Report = {"machine": {"commit": _commit(), **machine_facts()}}
     head = load_head(options.head)
     solver = LandmarkSolver(head)
     archive, recording = options.data / "photos" / "lfpw_train.zip", options.data / "livelink" / "rom_3.csv"

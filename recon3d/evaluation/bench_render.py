@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon3d.evaluation.machine import peak_megabytes
+from recon3d.evaluation.machine import median_ms, peak_megabytes
 from recon3d.head import HeadModel, load_head
 from recon3d.render.camera import Camera
 from recon3d.render.maps import Surface, grey_map
@@ -163,16 +162,3 @@ def _pytorch3d(scene: Scene, side: int) -> float | None:
         visible(pixels, faces, camera.size, cull_backfaces=False, near=1e-3)
 
     return median_ms(draw, 0.0, least=3)
-
-
-def median_ms(call: Callable[[], object], seconds: float, *, least: int = 5) -> float:
-    """Median wall time of a call, ms, over as many calls as fit into ``seconds`` (at least ``least``)."""
-    call()
-    call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))

@@ -1,12 +1,15 @@
-"""What a figure must say of the machine that it was measured on."""
+"""Timing a call, and what a figure must say of the machine that it was measured on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 
 
 def machine_facts() -> dict[str, object]:
@@ -33,6 +36,19 @@ def peak_megabytes() -> float:
 
     unit = 1e-6 if sys.platform == "darwin" else 1024e-6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def median_ms(call: Callable[[], object], seconds: float, *, least: int = 5) -> float:
+    """Median wall time of a call, ms, over as many calls as fit into ``seconds`` (at least ``least``)."""
+    call()
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * median(times)
 
 
 def _processor() -> str:
