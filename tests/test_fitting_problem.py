@@ -15,7 +15,6 @@ from recon3d.fitting._basis import reduce_head
 from recon3d.fitting._priors import PriorSettings, add_guess, build_prior
 from recon3d.fitting._problem import Problem, Structure
 from recon3d.fitting._start import starting_pose
-from recon3d.fitting._step import _move
 from recon3d.fitting._terms import landmark_pairs, landmark_weights
 from recon3d.head import HeadModel, load_head
 from recon3d.head.contour import landmarks68
@@ -102,7 +101,7 @@ def test_gradient_equals_that_of_the_cost(head: HeadModel, kind: str, rigid: boo
     problem, state, _ = make_problem(head, kind, fixed_shape=fixed_shape)
     written = problem.gradient(state, problem.evaluate(state), rigid)
     step = torch.zeros_like(written, requires_grad=True)
-    cost = problem.evaluate(_move(problem, state, step, rigid)).cost.sum()
+    cost = problem.evaluate(state.moved(step, bounded=False)).cost.sum()
     (traced,) = torch.autograd.grad(cost, step)
     assert float(traced.abs().max()) > 1
     torch.testing.assert_close(written, traced, atol=1e-6, rtol=1e-6)
@@ -114,7 +113,7 @@ def test_gradient_equals_finite_differences(head: HeadModel) -> None:
     for k in (0, 1, 2, 3, 4, 5, 6, 6 + SHAPES, 6 + SHAPES + 17, len(written) - 1):
         step = torch.zeros(1, len(written), dtype=torch.float64)
         step[0, k] = 1e-6
-        ahead, behind = (problem.evaluate(_move(problem, state, s * step, False)).cost for s in (1, -1))
+        ahead, behind = (problem.evaluate(state.moved(s * step, bounded=False)).cost for s in (1, -1))
         assert float((ahead - behind) / 2e-6) == pytest.approx(float(written[k]), rel=1e-4, abs=1e-3)
 
 
@@ -134,7 +133,7 @@ def test_matrix_is_symmetric_positive_and_near_gauss_newton(head: HeadModel, kin
     assert float(smallest) > -1e-6 * float(matrix.diagonal().max())
 
     def cost(step: Tensor) -> Tensor:
-        return problem.evaluate(_move(problem, state, step[None], False)).cost.sum()
+        return problem.evaluate(state.moved(step[None], bounded=False)).cost.sum()
 
     hessian = torch.autograd.functional.hessian(cost, torch.zeros(len(matrix), dtype=torch.float64))
     ratio = matrix.diagonal()[6:] / hessian.diagonal()[6:].clamp_min(1e-9)
