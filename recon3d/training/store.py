@@ -1,0 +1,144 @@
+"""Rendered training sets on disk: made once, read many times.
+
+On two cores it takes longer to draw a face than to learn from it, so pictures are kept: in shards of raw
+arrays, which are read by memory mapping. Any shard can be made again from its number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recon3d.files import atomic_path, make_folder
+from recon3d.training.synthetic import Faces, SyntheticFaces, SyntheticSettings
+
+#: Pictures a shard, and drawn at once.
+SHARD, _BATCH = 1024, 16
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a set of renders is made of; two equal ones hold the same pictures.
+
+    Attributes:
+        settings: How varied they are.
+        seed: Of everything random.
+        recording: Live Link CSV that expressions are drawn from, or None.
+        odd: Use the stretches of the recording that training leaves to evaluation.
+    """
+
+    settings: SyntheticSettings
+    seed: int
+    recording: str | None = None
+    odd: bool = False
+
+    def maker(self) -> SyntheticFaces:
+        """Return what draws the pictures."""
+        from recon3d.evaluation.synthetic import read_live_link
+        from recon3d.head import load_head
+        from recon3d.training.expressions import ExpressionSampler
+
+        rows = None if self.recording is None else read_live_link(self.recording).numpy()
+        return SyntheticFaces(load_head(), ExpressionSampler(rows, self.odd), self.settings, seed=self.seed)
+
+    def digest(self) -> str:
+        """Return a short hash of the specification."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class RenderStore:
+    """A set of renders in a folder, one sub-folder a specification."""
+
+    def __init__(self, folder: Path, spec: StoreSpec) -> None:
+        """Open a set; nothing is drawn yet."""
+        self.spec, self.folder = spec, Path(folder) / spec.digest()
+
+    def make(
+        self, shards: int, workers: int = 1, progress: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """Draw what is missing of the first ``shards`` shards, in processes of their own.
+
+        Raises:
+            OutputError: The folder cannot be written to.
+        """
+        missing = [k for k in range(shards) if not self._path(k, "images").exists()]
+        if not missing:
+            return
+        with atomic_path(make_folder(self.folder) / "spec.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self.spec), indent=1))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+            jobs = [pool.submit(_make_shard, self.spec, self.folder, k) for k in missing]
+            for count, job in enumerate(as_completed(jobs), shards - len(missing) + 1):
+                job.result()
+                progress(count)
+
+    def shard(self, number: int) -> Faces:
+        """Open a shard; its pictures stay on the disk until they are looked at."""
+        columns = {
+            field.name: torch.from_numpy(_open(self._path(number, field.name), field.name == "images"))
+            for field in fields(Faces)
+        }
+        return Faces(**columns)
+
+    def _path(self, number: int, name: str) -> Path:
+        return self.folder / f"{number:05d}.{name}.npy"
+
+
+def batches(
+    store: RenderStore, shards: range, size: int, rng: np.random.Generator, *, together: int = 4
+) -> Iterator[Faces]:
+    """Go once through shards in random order, ``together`` of them mixed, in batches of one size."""
+    order = rng.permutation(np.array(shards))
+    for start in range(0, len(order), together):
+        opened = [store.shard(int(k)) for k in order[start : start + together]]
+        places = rng.permutation(len(opened) * SHARD)
+        for rows in np.array_split(places, max(1, len(places) // size)):
+            yield _gather(opened, rows[:size])
+
+
+def _gather(opened: list[Faces], rows: npt.NDArray[np.int64]) -> Faces:
+    """Collect rows from several shards."""
+    shard, place = rows // SHARD, torch.from_numpy(rows % SHARD)
+    columns = {}
+    for field in fields(Faces):
+        parts = [getattr(opened[s], field.name)[p] for s, p in zip(shard.tolist(), place, strict=True)]
+        columns[field.name] = torch.stack(parts)
+    return Faces(**columns)
+
+
+def _open(path: Path, mapped: bool) -> npt.NDArray[np.generic]:
+    # Copy on write: torch wants memory that it could write to.
+    loaded: npt.NDArray[np.generic] = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    return loaded
+
+
+_maker: tuple[StoreSpec, SyntheticFaces] | None = None
+
+
+def _one_thread() -> None:
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def _make_shard(spec: StoreSpec, folder: Path, number: int) -> None:
+    global _maker
+    if _maker is None or _maker[0] != spec:
+        _maker = spec, spec.maker()
+    first = number * SHARD
+    drawn = [_maker[1].batch(range(k, k + _BATCH)) for k in range(first, first + SHARD, _BATCH)]
+    # The pictures come last: a shard that has them is whole.
+    for name in sorted((field.name for field in fields(Faces)), key=lambda name: name == "images"):
+        column = torch.cat([getattr(part, name) for part in drawn]).numpy()
+        with atomic_path(folder / f"{number:05d}.{name}.npy") as path, path.open("wb") as file:
+            np.save(file, column, allow_pickle=False)
