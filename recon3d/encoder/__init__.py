@@ -1,0 +1,1 @@
+"""Image to parameters: the networks that look at a face crop."""
