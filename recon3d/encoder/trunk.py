@@ -25,7 +25,7 @@ BLOCKS_PER_STAGE = 4
 #: Width and height, px, of the crops that the landmark network was trained on.
 CROP_SIZE = 256
 NUM_LANDMARKS = 478
-_SIZE_STEP = 64
+_SIZE_STEP = 32
 _SMALLEST = 128
 
 
@@ -166,11 +166,11 @@ class FaceTrunk(nn.Module):
         """Compute the feature maps.
 
         Args:
-            images: (B,3,H,W) RGB in [0, 1]; H and W multiples of 64, at least 128. ``channels_last`` is
+            images: (B,3,H,W) RGB in [0, 1]; H and W multiples of 32, at least 128. ``channels_last`` is
                 kept, and faster.
 
         Returns:
-            The maps; those of stride 128 are rounded down (a 192² crop has one of 1²).
+            The maps; their sizes are rounded down (a 160² crop has one of 2² at stride 64).
 
         Raises:
             ValueError: The images have another shape.

@@ -19,11 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recon3d.face._task import LANDMARKS, load_network
 from recon3d.files import atomic_path, make_folder
 from recon3d.training.synthetic import Faces, SyntheticFaces, SyntheticSettings
 
-#: Pictures a shard, and drawn at once.
-SHARD, _BATCH = 1024, 16
+#: To be raised when the same specification no longer gives the same pictures.
+VERSION = 2
+#: Pictures drawn at once.
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class StoreSpec:
         seed: Of everything random.
         recording: Live Link CSV that expressions are drawn from, or None.
         odd: Use the stretches of the recording that training leaves to evaluation.
+        shard: Pictures a shard.
     """
 
     settings: SyntheticSettings
     seed: int
     recording: str | None = None
     odd: bool = False
+    shard: int = 1024
 
     def maker(self) -> SyntheticFaces:
         """Return what draws the pictures."""
@@ -49,11 +54,18 @@ class StoreSpec:
         from recon3d.training.expressions import ExpressionSampler
 
         rows = None if self.recording is None else read_live_link(self.recording).numpy()
-        return SyntheticFaces(load_head(), ExpressionSampler(rows, self.odd), self.settings, seed=self.seed)
+        expressions = ExpressionSampler(rows, self.odd)
+        network = load_network(LANDMARKS, threads=1)
+        return SyntheticFaces(load_head(), expressions, self.settings, seed=self.seed, landmarks=network)
 
     def digest(self) -> str:
         """Return a short hash of the specification."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        told = asdict(self) | {"recording": _fingerprint(self.recording), "version": VERSION}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _fingerprint(path: str | None) -> str | None:
+    return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 class RenderStore:
@@ -63,9 +75,7 @@ class RenderStore:
         """Open a set; nothing is drawn yet."""
         self.spec, self.folder = spec, Path(folder) / spec.digest()
 
-    def make(
-        self, shards: int, workers: int = 1, progress: Callable[[int], None] = lambda done: None
-    ) -> None:
+    def make(self, shards: int, workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
         """Draw what is missing of the first ``shards`` shards, in processes of their own.
 
         Raises:
@@ -81,7 +91,7 @@ class RenderStore:
             jobs = [pool.submit(_make_shard, self.spec, self.folder, k) for k in missing]
             for count, job in enumerate(as_completed(jobs), shards - len(missing) + 1):
                 job.result()
-                progress(count)
+                say(f"{self.folder}: {count} of {shards} shards drawn")
 
     def shard(self, number: int) -> Faces:
         """Open a shard; its pictures stay on the disk until they are looked at."""
@@ -102,14 +112,14 @@ def batches(
     order = rng.permutation(np.array(shards))
     for start in range(0, len(order), together):
         opened = [store.shard(int(k)) for k in order[start : start + together]]
-        places = rng.permutation(len(opened) * SHARD)
+        places = rng.permutation(len(opened) * store.spec.shard)
         for rows in np.array_split(places, max(1, len(places) // size)):
-            yield _gather(opened, rows[:size])
+            yield _gather(opened, rows[:size], store.spec.shard)
 
 
-def _gather(opened: list[Faces], rows: npt.NDArray[np.int64]) -> Faces:
-    """Collect rows from several shards."""
-    shard, place = rows // SHARD, torch.from_numpy(rows % SHARD)
+def _gather(opened: list[Faces], rows: npt.NDArray[np.int64], size: int) -> Faces:
+    """Collect rows from several shards of one size."""
+    shard, place = rows // size, torch.from_numpy(rows % size)
     columns = {}
     for field in fields(Faces):
         parts = [getattr(opened[s], field.name)[p] for s, p in zip(shard.tolist(), place, strict=True)]
@@ -135,8 +145,8 @@ def _make_shard(spec: StoreSpec, folder: Path, number: int) -> None:
     global _maker
     if _maker is None or _maker[0] != spec:
         _maker = spec, spec.maker()
-    first = number * SHARD
-    drawn = [_maker[1].batch(range(k, k + _BATCH)) for k in range(first, first + SHARD, _BATCH)]
+    first, end = number * spec.shard, (number + 1) * spec.shard
+    drawn = [_maker[1].batch(range(k, min(k + _BATCH, end))) for k in range(first, end, _BATCH)]
     # The pictures come last: a shard that has them is whole.
     for name in sorted((field.name for field in fields(Faces)), key=lambda name: name == "images"):
         column = torch.cat([getattr(part, name) for part in drawn]).numpy()

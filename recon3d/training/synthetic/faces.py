@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon3d.face._task import Network
+from recon3d.face.landmarks import INPUT_SIZE, NUM_LANDMARKS
 from recon3d.head import HeadModel
 from recon3d.render.antialias import antialias
 from recon3d.render.rasterize import Fragments, blend, images_of, rasterize, scatter, seen
@@ -47,6 +49,8 @@ class Faces:
         rotation: (B,3,3) head to camera, the camera's axis through the face.
         landmarks: (B,478,3) x and y in parts of the picture's side, and depth before (less) or behind
             (more) the middle of the head on the same scale.
+        detected: (B,478,3) the same as the landmark network finds them in the picture; the true ones where
+            no network is asked.
         present: (B,) bool: there is a face.
     """
 
@@ -55,7 +59,14 @@ class Faces:
     expression: Tensor
     rotation: Tensor
     landmarks: Tensor
+    detected: Tensor
     present: Tensor
+
+
+def detect_in_crop(network: Network, pixels: Tensor) -> Tensor:
+    """Ask the landmark network about a cut-out (256,256,3) uint8: (478,3), in parts of its side."""
+    values = pixels.numpy()[None].astype(np.float32) / np.float32(255)
+    return torch.from_numpy(network(values)["Identity"].reshape(NUM_LANDMARKS, 3) / INPUT_SIZE)
 
 
 class SyntheticFaces:
@@ -68,6 +79,7 @@ class SyntheticFaces:
         settings: SyntheticSettings = TRAINING,
         *,
         seed: int = 0,
+        landmarks: Network | None = None,
     ) -> None:
         """Prepare.
 
@@ -76,7 +88,9 @@ class SyntheticFaces:
             expressions: Where expressions come from.
             settings: How varied the faces are.
             seed: Of everything random.
+            landmarks: The face stage's landmark network, to be asked what it sees.
         """
+        self._landmark_network = landmarks
         self._head, self._settings, self._seed = head, settings, seed
         self._expressions = expressions or ExpressionSampler()
         self._canvas = Canvas.of(head)
@@ -100,12 +114,14 @@ class SyntheticFaces:
             self._finish(picture, face, shown, rng)
             for picture, face, shown, rng in zip(pictures, faces, present, generators, strict=True)
         ]
+        images, landmarks = torch.stack(finished), self._landmarks(verts, view)
         return Faces(
-            images=torch.stack(finished),
+            images=images,
             shape=self._identifier.nearest(people),
             expression=expression,
             rotation=view.rotation,
-            landmarks=self._landmarks(verts, view),
+            landmarks=landmarks,
+            detected=self._detected(images, landmarks),
             present=torch.tensor(present),
         )
 
@@ -187,6 +203,11 @@ class SyntheticFaces:
             finished = cover(finished, rng)
         finished = wear(finished, rng, self._settings)
         return (finished.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+
+    def _detected(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        if self._landmark_network is None:
+            return landmarks
+        return torch.stack([detect_in_crop(self._landmark_network, pixels) for pixels in images])
 
     def _landmarks(self, verts: Tensor, view: View) -> Tensor:
         points = view.place(self._head.landmarks(verts, "mediapipe478"))

@@ -1,0 +1,255 @@
+"""The image encoder: a cut-out of a face in, identity, expression and pose out.
+
+A trunk (``FaceTrunk``) sees the whole cut-out, made smaller; the face stage's landmarks tell where eyes and
+mouth are, and two small networks look at those closely, where the trunk's coarse maps are blind. What all of
+them found, and the landmarks themselves, is mixed by one layer, and read out. The idea of regressing a head
+model's parameters with separate care for the expression is SMIRK's (G. Retsinas et al., 3D Facial
+Expressions through Analysis-by-Neural-Synthesis, 2024).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recon3d.conventions import ARKIT_NAMES, FRONTAL
+from recon3d.encoder.trunk import CROP_SIZE, FaceMaps, FaceTrunk
+
+#: Dense landmarks around each eye and the mouth, and the corners that tell a face's size.
+_RIGHT_EYE = (33, 133, 159, 145, 158, 153)
+_LEFT_EYE = (263, 362, 386, 374, 385, 380)
+_MOUTH = (61, 291, 0, 17, 13, 14)
+_CORNERS = (33, 263)
+#: Landmarks that expressions move little: nose and cheekbones.
+_STILL = (6, 1, 50, 280)
+#: Heights and widths of the close looks, px.
+EYE_SIZE, MOUTH_SIZE = (48, 64), (64, 96)
+#: What they show, in parts of the distance between the outer eye corners: width.
+_EYE_WIDTH, _MOUTH_WIDTH = 0.75, 1.15
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of the encoder.
+
+    Attributes:
+        side: Width and height of the picture that the trunk sees, px.
+        shapes: Identity coefficients that it tells.
+        mixed: Numbers that hold all that was seen.
+        eye: Numbers that the look at an eye gives, and ...
+        mouth: ... at the mouth.
+        frozen: Stages of the trunk, finest first, that training leaves as they came.
+    """
+
+    side: int = 160
+    shapes: int = 60
+    mixed: int = 512
+    eye: int = 128
+    mouth: int = 192
+    frozen: int = 2
+
+
+class Encoded(NamedTuple):
+    """What the encoder tells of B faces.
+
+    Attributes:
+        expression: (B,52) ARKit units in [0,1].
+        expression_spread: (B,52) logarithm of the variance that it expects of its error.
+        shape: (B,S) identity coefficients, standard deviations.
+        shape_spread: (B,S) as above.
+        rotation: (B,3,3) head to camera, the camera's axis through the middle of the cut-out.
+        place: (B,3) where the head's origin lies, x and y, and how large a metre is there; in parts of the
+            cut-out's side. Weak perspective.
+        presence: (B,) logit that there is a face.
+    """
+
+    expression: Tensor
+    expression_spread: Tensor
+    shape: Tensor
+    shape_spread: Tensor
+    rotation: Tensor
+    place: Tensor
+    presence: Tensor
+
+
+class EncoderNetwork(nn.Module):
+    """The encoder."""
+
+    def __init__(self, config: EncoderConfig | None = None) -> None:
+        """Build it with random weights."""
+        super().__init__()
+        self.config = config = config or EncoderConfig()
+        self.trunk, self.face = FaceTrunk(), MapReader()
+        self.eye = CloseLook(EYE_SIZE, (24, 48, 96), config.eye)
+        self.mouth = CloseLook(MOUTH_SIZE, (24, 48, 96, 128), config.mouth)
+        width = self.face.width + 2 * config.eye + config.mouth + _POINTS
+        self.mix = nn.Sequential(
+            nn.LayerNorm(width), nn.Dropout(0.1), nn.Linear(width, config.mixed), nn.PReLU(config.mixed),
+            nn.Dropout(0.1), nn.Linear(config.mixed, config.mixed), nn.PReLU(config.mixed),
+        )  # fmt: skip
+        units = len(ARKIT_NAMES)
+        self._parts = (units, units, config.shapes, config.shapes, 6, 3, 1)
+        self.out = nn.Linear(config.mixed, sum(self._parts))
+        self._start_calm()
+
+    def _start_calm(self) -> None:
+        """Begin near a face at rest that looks into the camera."""
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            units = self._parts[0]
+            self.out.bias[:units] = -2.0
+            self.out.bias[units : 2 * units] = -3.5
+
+    def forward(self, images: Tensor, points: Tensor) -> Encoded:
+        """Look at faces.
+
+        Args:
+            images: (B,3,256,256) RGB in [0,1], cut out by ``recon3d.encoder.crop.face_region``.
+            points: (B,478,3) dense landmarks in parts of the cut-out's side; z on the same scale.
+        """
+        side = self.config.side
+        whole = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+        sees = (self.face(self.trunk(whole)), *self._close(images, points * CROP_SIZE), _spread_out(points))
+        values = self.out(self.mix(torch.cat(sees, dim=1))).float()
+        expression, trust, shape, shape_trust, turn, place, here = values.split(self._parts, dim=1)
+        return Encoded(
+            expression=torch.sigmoid(expression),
+            expression_spread=trust.clamp(-10, 1),
+            shape=shape * 4,
+            shape_spread=shape_trust.clamp(-6, 3),
+            rotation=_rotation(turn),
+            place=place,
+            presence=here[:, 0],
+        )
+
+    def _close(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the close looks tell of the right eye, the left one, mirrored, and the mouth."""
+        unit = _unit(points).clamp_min(8)
+        right = _window(images, points[:, _RIGHT_EYE, :2].mean(1), unit * _EYE_WIDTH, EYE_SIZE)
+        left = _window(images, points[:, _LEFT_EYE, :2].mean(1), unit * _EYE_WIDTH, EYE_SIZE).flip(3)
+        mouth = _window(images, points[:, _MOUTH, :2].mean(1), unit * _MOUTH_WIDTH, MOUTH_SIZE)
+        first, second = self.eye(torch.cat((right, left))).chunk(2)
+        return first, second, self.mouth(mouth)
+
+
+#: Numbers that the landmarks give: x, y and z of each.
+_POINTS = 478 * 3
+
+
+class MapReader(nn.Module):
+    """Makes the trunk's maps few enough to be read as numbers, each kept at its place."""
+
+    #: Map, cells a side that it is averaged to, channels that it is reduced to.
+    _PLAN = (("stride16", 5, 24), ("stride32", 5, 32), ("stride64", 2, 96), ("stride128", 1, 128))
+
+    def __init__(self) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.reduce = nn.ModuleList([nn.Conv2d(128, channels, 1) for _, _, channels in self._PLAN])
+        self.width = sum(cells * cells * channels for _, cells, channels in self._PLAN)
+
+    def forward(self, maps: FaceMaps) -> Tensor:
+        """Return (B,width)."""
+        read = []
+        for (name, cells, _), layer in zip(self._PLAN, self.reduce, strict=True):
+            read.append(layer(F.adaptive_avg_pool2d(getattr(maps, name), cells)).flatten(1))
+        return torch.cat(read, dim=1)
+
+
+class CloseLook(nn.Module):
+    """A small network for one part of the face."""
+
+    def __init__(self, size: tuple[int, int], widths: tuple[int, ...], told: int) -> None:
+        """Build it for pictures (B,3,*size); each width halves the size."""
+        super().__init__()
+        stages: list[nn.Module] = [_halve(3, widths[0], groups=1)]
+        for narrow, wide in itertools.pairwise(widths):
+            stages += [_Mixed(narrow), _halve(narrow, wide, groups=narrow)]
+        stages += [_Mixed(widths[-1]), nn.Conv2d(widths[-1], 24, 1)]
+        self.stages = nn.Sequential(*stages)
+        cells = (size[0] >> len(widths)) * (size[1] >> len(widths))
+        self.tell = nn.Linear(24 * cells, told)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (B,told)."""
+        told: Tensor = self.tell(self.stages(pictures).flatten(1))
+        return told
+
+
+class _Mixed(nn.Module):
+    """Depthwise 3×3 and 1×1, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, 1), nn.ReLU(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def _halve(narrow: int, wide: int, groups: int) -> nn.Module:
+    layers: list[nn.Module] = [
+        nn.Conv2d(narrow, wide if groups == 1 else narrow, 3, stride=2, padding=1, groups=groups, bias=False)
+    ]
+    if groups > 1:
+        layers.append(nn.Conv2d(narrow, wide, 1, bias=False))
+    return nn.Sequential(*layers, nn.BatchNorm2d(wide), nn.ReLU())
+
+
+def _window(images: Tensor, middle: Tensor, width: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut (B,3,*size) out around points (B,2) px, ``width`` (B,) px wide, and even out its light."""
+    height, across = size
+    side = images.shape[-1]
+    y = (
+        torch.arange(height, device=images.device, dtype=images.dtype) + 0.5
+    ) / across - 0.5 * height / across
+    x = (torch.arange(across, device=images.device, dtype=images.dtype) + 0.5) / across - 0.5
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h,w,2)
+    places = middle[:, None, None] + grid * width[:, None, None, None]
+    cut = F.grid_sample(images, places / side * 2 - 1, padding_mode="border", align_corners=False)
+    mean = cut.mean((2, 3), keepdim=True)
+    spread = (cut - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+    return (cut - mean) / (spread + 0.05)
+
+
+def _unit(points: Tensor) -> Tensor:
+    """Size (B,) of faces with landmarks (B,478,3): the distance of the outer eye corners.
+
+    A face turned aside shows its eyes close together; its height then tells its size.
+    """
+    wide = (points[:, _CORNERS[1], :2] - points[:, _CORNERS[0], :2]).norm(dim=1)
+    tall = (points[:, 152, :2] - points[:, 10, :2]).norm(dim=1)
+    return torch.maximum(wide, 0.5 * tall)
+
+
+def _spread_out(points: Tensor) -> Tensor:
+    """Landmarks (B,478,3) as numbers around zero: from their middle, in sizes of the face."""
+    middle = points[:, list(_STILL)].mean(1, keepdim=True)
+    return ((points - middle) / _unit(points).clamp_min(0.02)[:, None, None]).flatten(1) * 2
+
+
+def _rotation(six: Tensor) -> Tensor:
+    """Turn six numbers into a rotation (Y. Zhou et al., On the Continuity of Rotation Representations, 2019).
+
+    Zeros are a face that looks into the camera.
+    """
+    frontal = torch.tensor(FRONTAL, dtype=six.dtype, device=six.device)
+    first = F.normalize(six[:, :3] + frontal[:, 0], dim=1)
+    second = six[:, 3:] + frontal[:, 1]
+    second = F.normalize(second - (first * second).sum(1, keepdim=True) * first, dim=1)
+    return torch.stack((first, second, torch.linalg.cross(first, second)), dim=2)
+
+
+def images_of(pixels: Tensor) -> Tensor:
+    """Turn cut-outs (B,256,256,3) uint8 into what the network reads: float, channels first, [0,1]."""
+    assert pixels.shape[1:] == (CROP_SIZE, CROP_SIZE, 3)
+    return pixels.permute(0, 3, 1, 2).float().div_(255)

@@ -1,0 +1,126 @@
+"""What a training run does, read from a TOML file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from recon3d.encoder.network import EncoderConfig
+from recon3d.errors import InputError
+from recon3d.training.losses import LossWeights
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Configurations that come with recon3d.
+CONFIGS = Path(__file__).parent / "configs"
+_Section = TypeVar("_Section")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Renders to learn from.
+
+    Attributes:
+        renders: How many, rounded up to whole shards.
+        held_out: How many to judge by, of each kind: the same settings, and others; rounded up likewise.
+        shard: Pictures a shard.
+        folder: Where they are kept.
+        workers: Processes that draw them.
+        seed: Of everything random about them.
+        recording: Live Link CSV that expressions are drawn from; none if empty.
+    """
+
+    renders: int = 49152
+    held_out: int = 2048
+    shard: int = 1024
+    folder: str = "renders"
+    workers: int = 2
+    seed: int = 1
+    recording: str = ""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How to learn.
+
+    Attributes:
+        minutes: Length of the run, wall clock; what went before a checkpoint counts.
+        passes: Passes over the renders; the run ends with whichever comes first, and the learning rate falls
+            to zero over the passes.
+        batch: Pictures a step (of each process).
+        rate: Highest learning rate of new layers.
+        trunk_rate: The same of the pretrained trunk.
+        warm_up: Steps over which the rate rises.
+        decay: Weight decay.
+        average: Decay of the averaged weights a step.
+        precision: Of Lightning Fabric: "32-true", "bf16-mixed", "16-mixed".
+    """
+
+    minutes: float = 110
+    passes: float = 4
+    batch: int = 64
+    rate: float = 1e-3
+    trunk_rate: float = 2e-4
+    warm_up: int = 200
+    decay: float = 0.02
+    average: float = 0.998
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Stage1Config:
+    """A run of the first stage: the encoder from renders."""
+
+    network: EncoderConfig = field(default_factory=EncoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+
+
+def read_config(name: str | Path) -> Stage1Config:
+    """Read a configuration.
+
+    Args:
+        name: A TOML file, or the name of one that comes with recon3d (``stage1``, ``smoke``).
+
+    Raises:
+        InputError: There is no such file, or it says something that does not exist.
+    """
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        path = CONFIGS / f"{name}.toml"
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise InputError(f"{name}: no such configuration; give a TOML file, or one of {known}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
+    return _section(Stage1Config, values, str(path))
+
+
+def _section(kind: type[_Section], values: dict[str, Any], place: str) -> _Section:
+    """Build a dataclass from a table, refusing what it does not have."""
+    kinds = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{place}: {key!r} does not exist; choose of {', '.join(sorted(known))}")
+        wanted = kinds[key]
+        if is_dataclass(wanted) and isinstance(wanted, type):
+            if not isinstance(value, dict):
+                raise InputError(f"{place}: {key!r} must be a table")
+            read[key] = _section(wanted, value, f"{place}: [{key}]")
+        elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            read[key] = float(value)
+        elif isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
+            read[key] = value
+        else:
+            raise InputError(f"{place}: {key!r} must be of type {wanted.__name__}, not {value!r}")
+    return kind(**read)

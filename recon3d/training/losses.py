@@ -1,0 +1,146 @@
+"""What the encoder is trained to get right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recon3d.encoder.network import Encoded
+from recon3d.fitting._basis import reduce_head
+from recon3d.head import HeadModel
+from recon3d.training.synthetic import Faces
+
+#: Pairs of dense landmarks whose distance is an opening: of each eye (three), of the lips (three).
+_LIDS = ((159, 145), (160, 144), (158, 153), (386, 374), (385, 380), (387, 373))
+_LIPS = ((13, 14), (82, 87), (312, 317))
+#: Parts of the face that weigh more: landmarks of lips, lids and brows.
+_HEAVY = (
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375,
+    78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 95, 88, 178, 87, 14, 317, 402, 318, 324,
+    33, 246, 161, 160, 159, 158, 157, 173, 133, 7, 163, 144, 145, 153, 154, 155,
+    263, 466, 388, 387, 386, 385, 384, 398, 362, 249, 390, 373, 374, 380, 381, 382,
+    70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285,
+)  # fmt: skip
+#: Variance that a unit counts as having at least: rare units weigh more, but not without bound.
+_LEAST_VARIANCE = 0.01
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each matter counts.
+
+    Attributes:
+        expression: Squared error of the units, each by its own spread.
+        shape: Squared error of the identity, each coefficient by what it moves.
+        spread: Likelihood of those errors under the variances that the encoder tells.
+        geometry: Distance of the dense landmarks on the head, mm.
+        openings: Error of eyelid and lip distances, mm.
+        rotation: Squared error of the rotation matrix.
+        projection: Distance of the projected head's landmarks, percent of the cut-out.
+        presence: Whether a face is there.
+    """
+
+    expression: float = 1.0
+    shape: float = 0.3
+    spread: float = 0.05
+    geometry: float = 0.1
+    openings: float = 0.1
+    rotation: float = 2.0
+    projection: float = 0.1
+    presence: float = 0.05
+
+
+class EncoderLoss(nn.Module):
+    """Compares what the encoder tells with the truth."""
+
+    template: Tensor
+    directions: Tensor
+    heavy: Tensor
+    unit_weight: Tensor
+    shape_weight: Tensor
+
+    def __init__(
+        self, head: HeadModel, shapes: int, unit_variance: Tensor, weights: LossWeights | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            head: The head model.
+            shapes: Identity coefficients that the encoder tells.
+            unit_variance: (52,) of the units in the training set.
+            weights: How much each matter counts.
+        """
+        super().__init__()
+        self.weights = weights or LossWeights()
+        basis = reduce_head(head, "mediapipe478", shapes)
+        self.register_buffer("template", basis.template)
+        self.register_buffer("directions", basis.directions)
+        heavy = torch.ones(len(basis.template))
+        heavy[list(_HEAVY)] = 3
+        self.register_buffer("heavy", heavy / heavy.mean())
+        unit_weight = 1 / unit_variance.clamp_min(_LEAST_VARIANCE)
+        self.register_buffer("unit_weight", unit_weight / unit_weight.mean() / unit_variance.mean())
+        moved = head.shapedirs[..., :shapes].norm(dim=1).mean(0)
+        self.register_buffer("shape_weight", moved / moved.mean())
+
+    def forward(self, told: Encoded, truth: Faces) -> dict[str, Tensor]:
+        """Return every loss by its name, weighted, means over the batch; ``total`` is their sum."""
+        here = truth.present.float()
+        count = here.sum().clamp_min(1)
+
+        def mean(values: Tensor) -> Tensor:
+            return (values.flatten(1).mean(1) * here).sum() / count
+
+        weights, shape = self.weights, truth.shape[:, : told.shape.shape[1]]
+        off = told.expression - truth.expression
+        off_shape = told.shape - shape
+        points = self._points(told.shape, told.expression)
+        true_points = self._points(shape, truth.expression)
+        seen = truth.landmarks[..., :2]
+        projected = self._project(points, told)
+        apart = (points - true_points).norm(dim=-1) * self.heavy * 1000
+        losses = {
+            "expression": weights.expression * mean(off.square() * self.unit_weight),
+            "shape": weights.shape * mean(off_shape.square() * self.shape_weight),
+            "spread": weights.spread
+            * mean(
+                torch.cat(
+                    (
+                        _likelihood(off, told.expression_spread),
+                        0.3 * _likelihood(off_shape, told.shape_spread),
+                    ),
+                    dim=1,
+                )
+            ),
+            "geometry": weights.geometry * mean(apart),
+            "openings": weights.openings * mean((_openings(points) - _openings(true_points)).abs() * 1000),
+            "rotation": weights.rotation * mean((told.rotation - truth.rotation).square()),
+            "projection": weights.projection * mean((projected - seen).abs() * 100),
+            "presence": weights.presence * F.binary_cross_entropy_with_logits(told.presence, here),
+        }
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        return losses
+
+    def _points(self, shape: Tensor, expression: Tensor) -> Tensor:
+        """Dense landmarks (B,478,3) m, unposed."""
+        both = torch.cat((shape, expression), dim=1)
+        return self.template + (both @ self.directions.flatten(0, 1).T).unflatten(1, (-1, 3))
+
+    def _project(self, points: Tensor, told: Encoded) -> Tensor:
+        """Weak perspective (B,478,2), parts of the cut-out."""
+        turned = points @ told.rotation.mT
+        return told.place[:, None, :2] + 0.5 + turned[..., :2] * (3 * (1 + told.place[:, None, 2:]))
+
+
+def _openings(points: Tensor) -> Tensor:
+    """(B,9) how far lids and lips are apart, m."""
+    first, second = (list(side) for side in zip(*(_LIDS + _LIPS), strict=True))
+    return (points[:, first] - points[:, second]).norm(dim=-1)
+
+
+def _likelihood(off: Tensor, spread: Tensor) -> Tensor:
+    """Of errors under a normal distribution; only the variance learns from it."""
+    return 0.5 * (off.detach().square() * torch.exp(-spread) + spread)
