@@ -37,6 +37,7 @@ class PhotoSettings:
         delight: Take the photographs' light out of the textures.
         raster: Name of the rasterizer, or None.
         refine: Fit the picture's colours after the landmarks.
+        encoder: Ask the image encoder.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class PhotoSettings:
     delight: bool = False
     raster: str | None = None
     refine: bool = False
+    encoder: bool = True
 
 
 class _NotReady(Exception):
@@ -122,6 +124,7 @@ class _Batch:
                     weights_dir=settings.weights_dir,
                     max_faces=settings.max_faces,
                     refine=settings.refine,
+                    encoder=settings.encoder,
                     device=settings.device,
                     quiet=self._reporter.quiet,
                 )

@@ -13,13 +13,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recon3d.face.tracks import Sighting
 from recon3d.files import atomic_path
+
+if TYPE_CHECKING:
+    from recon3d.encoder.encoder import Told
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +42,8 @@ class Chunk:
         tracklet: (n,) number of its tracklet.
         landmarks: (n, 478, 2) float32 px.
         scores: (n, 52) float32 ARKit scores.
+        told: (n, 52) float32 ARKit units as the encoder sees them, and ...
+        variance: ... (n, 52) what it expects of its squared error; both (n, 0) where no encoder was asked.
         score: (n,) float32 how sure it is a face.
         sharpness: (n,) float32.
         light: (n,) float32.
@@ -52,6 +57,8 @@ class Chunk:
     tracklet: npt.NDArray[np.int64]
     landmarks: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
+    told: npt.NDArray[np.float32]
+    variance: npt.NDArray[np.float32]
     score: npt.NDArray[np.float32]
     sharpness: npt.NDArray[np.float32]
     light: npt.NDArray[np.float32]
@@ -66,8 +73,12 @@ class Chunk:
         seen: Sequence[Sequence[Sighting]],
         state: Mapping[str, Array],
         lost: int,
+        told: Told | None = None,
     ) -> Chunk:
-        """Gather the sightings of consecutive frames, the first of which has the index ``first``."""
+        """Gather the sightings of consecutive frames, the first of which has the index ``first``.
+
+        ``told`` is what the encoder tells of the faces, one after another, if it was asked.
+        """
         rows = [(first + k, one) for k, sightings in enumerate(seen) for one in sightings]
         faces = [one.face for _, one in rows]
         points = [face.landmarks[:, :2] for face in faces]
@@ -79,6 +90,8 @@ class Chunk:
             np.array([one.tracklet for _, one in rows], np.int64),
             np.array(points, np.float32).reshape(-1, 478, 2),
             np.array(scores, np.float32).reshape(-1, 52),
+            np.zeros((len(rows), 0), np.float32) if told is None else told.expression,
+            np.zeros((len(rows), 0), np.float32) if told is None else told.variance,
             np.array([face.score for face in faces], np.float32),
             np.array([one.sharpness for _, one in rows], np.float32),
             np.array([one.light for _, one in rows], np.float32),
@@ -92,7 +105,10 @@ _DAMAGE = (
     OSError, ValueError, KeyError, EOFError, RuntimeError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
-_ARRAYS = ("times", "cuts", "frame", "tracklet", "landmarks", "scores", "score", "sharpness", "light")
+_ARRAYS = (
+    "times", "cuts", "frame", "tracklet", "landmarks", "scores", "told", "variance", "score", "sharpness",
+    "light",
+)  # fmt: skip
 
 
 class Records:

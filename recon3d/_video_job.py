@@ -32,6 +32,7 @@ from recon3d.media._open import shown
 
 if TYPE_CHECKING:
     from recon3d.clip import ClipSolver, Person
+    from recon3d.encoder.encoder import FaceEncoder
     from recon3d.export.clip_texture import Keeper
     from recon3d.export.texture import Pixels
     from recon3d.face.dense import DenseSource
@@ -72,6 +73,7 @@ class VideoSettings:
         options: What the exporters are told.
         threads: LiteRT's and torch's threads of one worker, or None for the machine's.
         raster: Name of the rasterizer, or None.
+        encoder: Ask the image encoder.
     """
 
     out: Path
@@ -85,6 +87,7 @@ class VideoSettings:
     options: ExportOptions = field(default=DEFAULTS)
     threads: int | None = None
     raster: str | None = None
+    encoder: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,14 @@ class VideoWorker:
 
         return open_source(self._settings.weights_dir, self._settings.threads)
 
+    @cached_property
+    def _encoder(self) -> FaceEncoder | None:
+        if not self._settings.encoder:
+            return None
+        from recon3d.encoder.encoder import open_encoder
+
+        return open_encoder()
+
     def prepare(self) -> None:
         """Load everything, so that what is missing shows before any clip.
 
@@ -143,7 +154,7 @@ class VideoWorker:
         from recon3d.render.rasterize import use_backend
 
         use_backend(self._settings.raster)
-        _ = self._solver, self._source
+        _ = self._solver, self._source, self._encoder
         threading.Thread(target=_warm_up, name="recon3d-warm-up", daemon=True).start()
 
     def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
@@ -168,7 +179,9 @@ class VideoWorker:
             _check_way(settings.out / stem)
             make_folder(settings.out)
             made_of = clip_digest(path)
-            seen_by = digest(__version__, made_of, settings.clip.max_faces, settings.sequence_fps)
+            seen_by = digest(
+                __version__, made_of, settings.clip.max_faces, settings.sequence_fps, settings.encoder
+            )
             work = settings.out / f"{_work_name(stem)}{seen_by}"
             try:
                 report = self._run(clip, made_of, work, stem, notify)
@@ -207,6 +220,7 @@ class VideoWorker:
         settings = self._settings
         return repr((
             self.head.id, settings.clip, settings.side_by_side, settings.sequence_fps, settings.options,
+            settings.encoder,
         ))  # fmt: skip
 
     def _run(self, clip: Clip, made_of: str, work: Path, stem: str, notify: Notify) -> ClipReport:
@@ -218,7 +232,11 @@ class VideoWorker:
         except OSError as error:
             raise output_error(settings.out, error) from error
         total = clip.frame_count
-        observe(clip, records, self._source, settings.clip, lambda done: notify("tracking", done, total))
+
+        def tell(done: int) -> None:
+            notify("tracking", done, total)
+
+        observe(clip, records, self._source, settings.clip, tell, encoder=self._encoder)
         notify("tracking", records.frames, records.frames)
         lost = clip.lost  # by now all of it has been read, even where most was seen before an interruption
         name = shown(clip.path)

@@ -32,6 +32,8 @@ app = typer.Typer(
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure this machine.")
 app.add_typer(bench, name="bench")
+train = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train the networks anew.")
+app.add_typer(train, name="train")
 
 
 class LandmarkChoice(str, Enum):
@@ -63,6 +65,9 @@ Map = Annotated[str | None, typer.Option("--map", help="Curves for another rig: 
 Raster = Annotated[
     str | None,
     typer.Option("--raster", help="Rasterizer: numba, torch, triton, pytorch3d; the fastest by default."),
+]
+Encoder = Annotated[
+    bool, typer.Option("--encoder/--no-encoder", help="Look at the pixels, or at the landmarks alone.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
@@ -115,6 +120,7 @@ def photo(
     delight: Annotated[
         bool, typer.Option("--delight", help="Take the photograph's light out of the texture.")
     ] = False,
+    encoder: Encoder = True,
     raster: Raster = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -143,6 +149,7 @@ def photo(
             delight=delight,
             raster=raster,
             refine=refine,
+            encoder=encoder,
         )
         status.append(run_photo(images, settings, reporter))
 
@@ -180,6 +187,7 @@ def video(
     names: Map = None,
     force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
+    encoder: Encoder = True,
     raster: Raster = None,
     head: Head = None,
     device: Annotated[
@@ -220,6 +228,7 @@ def video(
             force=force,
             options=options,
             raster=raster,
+            encoder=encoder,
         )
         status.append(run_video(clips, settings, workers, reporter))
 
@@ -362,6 +371,30 @@ def bench_render(
         from recon3d._cli_bench import run_bench_render
 
         run_bench_render(head, seconds, raster, threads, as_json)
+        status.append(0)
+
+
+@train.command("stage1")
+def train_stage1(
+    config: Annotated[
+        str, typer.Option(help="A TOML file, or the name of one that comes with recon3d: stage1, smoke.")
+    ] = "stage1",
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and weights.")] = Path("stage1"),
+    renders: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which the renders are kept; the configuration's by default."),
+    ] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Live Link Face CSV to draw expressions from."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the image encoder on renders of the open head. Interrupted, the same command goes on."""
+    with _exit_status() as status:
+        from recon3d._cli_train import run_stage1
+
+        run_stage1(config, out, renders, recording, as_json)
         status.append(0)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from recon3d._records import CHUNK, Chunk, Records
 from recon3d._threads import one_thread
 from recon3d.capture import Capture
 from recon3d.errors import NoFaceError, UsageError
-from recon3d.fitting import FitState, LandmarkSolver, default_focal, guess_from_scores
+from recon3d.fitting import FitState, LandmarkSolver, default_focal, guess_from_encoder, guess_from_scores
 from recon3d.fitting.clip import Curves, Sights, best_frames, gaps, smoothed, solve_frames
 from recon3d.fitting.identity import Identity, Observations, solve_identity, solve_identity_and_focal
 from recon3d.fitting.persons import Tracklet, group_persons
@@ -131,8 +132,8 @@ class ClipSolver:
         """Solve the identity of the person seen in ``rows``; ``rest``: all of them show the face at rest."""
         count = _TRACKLET_FRAMES if single else _IDENTITY_FRAMES
         best = rows[best_frames(index.quality[rows], count)]
-        pixels, scores = _gather(records, best)
-        guess, confidence = self._guess(scores)
+        pixels, hints = _gather(records, best)
+        guess, confidence = self._guess(hints)
         if rest:
             units = self._head.num_expression
             guess, confidence = torch.zeros(len(best), units), torch.full((units,), 1e3)
@@ -144,12 +145,12 @@ class ClipSolver:
         return solve_identity_and_focal(self._solver, seen, guessed, self._threads)
 
     def _guess(
-        self, scores: torch.Tensor, rest: torch.Tensor | None = None
+        self, hints: _Hints, rest: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Guess the expression from scores (B, 52); ``rest`` (52,) is the guess for the face at rest."""
+        """Guess the expression of B faces; ``rest`` (52,) is the guess for the face at rest."""
         if not self._head.speaks_arkit:
             return None, None
-        guess, confidence = guess_from_scores(scores)
+        guess, confidence = hints.guess()
         return guess if rest is None else (guess - rest).clamp_min(0), confidence
 
     def _person(
@@ -168,7 +169,7 @@ class ClipSolver:
         rest = None
         if len(at_rest):
             identity = self._identity(records, index, at_rest, size, settings, rest=True)
-            rest = guess_from_scores(_gather(records, at_rest)[1])[0].median(0).values
+            rest = _gather(records, at_rest)[1].guess()[0].median(0).values
         else:  # no calibration, or it is another person's
             identity = self._identity(records, index, rows, size, settings)
         principal = torch.tensor(size, dtype=torch.float32) / 2
@@ -181,7 +182,7 @@ class ClipSolver:
         bounded = self._head.speaks_arkit
         smooth = smoothed(curves, index.times, breaks, settings.smooth, bounded=bounded)
         units = smooth.expression
-        if not bounded:  # the head has no ARKit units: the face networks' own scores are all there is
+        if not bounded:  # the head has no ARKit units: what networks see is all there is
             raw = replace(curves, expression=_scores(records, numbers, len(index.times)))
             units = smoothed(raw, index.times, breaks, settings.smooth, bounded=True).expression
         capture = self._capture(index, rows, smooth, units, identity, size, fps, name)
@@ -197,7 +198,7 @@ class ClipSolver:
         for chunk in records:
             mine = np.isin(chunk.tracklet, numbers)
             if mine.any():
-                guess, confidence = self._guess(torch.from_numpy(chunk.scores[mine]), rest)
+                guess, confidence = self._guess(_Hints.of(chunk, mine), rest)
                 pixels = torch.from_numpy(chunk.landmarks[mine])
                 yield Sights(chunk.frame[mine], pixels, guess, confidence)
 
@@ -289,23 +290,50 @@ def _at_rest(index: _Index, settings: ClipSettings) -> npt.NDArray[np.bool_]:
     return np.asarray((time >= start) & (time <= end))
 
 
-def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return landmarks (K, N, 2) and scores (K, 52) of some rows of the index (rising)."""
-    pixels, scores, first = [], [], 0
+@dataclass(frozen=True)
+class _Hints:
+    """What networks say of the expressions of B faces.
+
+    Attributes:
+        scores: (B, 52) of the face stage.
+        told: (B, 52) of the encoder, and ...
+        variance: ... (B, 52) of its error; both (B, 0) where it was not asked.
+    """
+
+    scores: torch.Tensor
+    told: torch.Tensor
+    variance: torch.Tensor
+
+    @staticmethod
+    def of(chunk: Chunk, rows: npt.NDArray[Any]) -> _Hints:
+        columns = (chunk.scores[rows], chunk.told[rows], chunk.variance[rows])
+        return _Hints(*(torch.from_numpy(column) for column in columns))
+
+    def guess(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """An expression (B, 52), and its confidence."""
+        if self.told.shape[1]:
+            return guess_from_encoder(self.told, self.variance)
+        return guess_from_scores(self.scores)
+
+
+def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, _Hints]:
+    """Return landmarks (K, N, 2) and hints of some rows of the index (rising)."""
+    pixels, hints, first = [], [], 0
     for chunk in records:
         inside = rows[(rows >= first) & (rows < first + len(chunk.frame))] - first
         pixels.append(chunk.landmarks[inside])
-        scores.append(chunk.scores[inside])
+        hints.append(vars(_Hints.of(chunk, inside)).values())
         first += len(chunk.frame)
-    return torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(scores))
+    joined = (torch.cat(column) for column in zip(*hints, strict=True))
+    return torch.from_numpy(np.concatenate(pixels)), _Hints(*joined)
 
 
 def _scores(records: Records, numbers: Sequence[int], frames: int) -> npt.NDArray[np.float32]:
-    """Return the face networks' scores (frames, 52) of the person of these tracklets; 0 where not seen."""
+    """Return ARKit units (frames, 52) that networks see in the person of these tracklets; else 0."""
     scores = np.zeros((frames, 52), np.float32)
     for chunk in records:
         mine = np.isin(chunk.tracklet, numbers)
-        scores[chunk.frame[mine]] = chunk.scores[mine]
+        scores[chunk.frame[mine]] = (chunk.told if chunk.told.shape[1] else chunk.scores)[mine]
     return scores
 
 

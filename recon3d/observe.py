@@ -1,7 +1,7 @@
 """From a clip to what is seen in it: media → tracks → records on disk (recon3d._records).
 
 The first half of the way; the second is recon3d.clip. Every frame is looked at once, and an interrupted clip
-goes on where it was. Nothing here needs torch.
+goes on where it was. Nothing here needs torch but the encoder.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from recon3d._focal_option import Focal
 from recon3d._records import CHUNK, Chunk, Records
+from recon3d.encoder.ask import Asked
 from recon3d.errors import AssetError, UsageError
 from recon3d.face.dense import DenseSource
 from recon3d.face.source import MAX_FACES
 from recon3d.face.tracks import FaceTracker
 
 if TYPE_CHECKING:
+    from recon3d.encoder.encoder import FaceEncoder
     from recon3d.media.video import Clip
 
 Faces = Literal["all", "largest"] | int
@@ -73,8 +75,18 @@ def observe(
     source: DenseSource,
     settings: ClipSettings,
     progress: Progress | None = None,
+    *,
+    encoder: FaceEncoder | None = None,
 ) -> None:
     """Follow the faces of a clip into ``records``, going on after what these hold already.
+
+    Args:
+        clip: The clip.
+        records: Where what is seen goes.
+        source: The face networks.
+        settings: How.
+        progress: Told of the frames done.
+        encoder: Asked about every face, beside the tracking; or None.
 
     Raises:
         InputError: The clip cannot be read.
@@ -86,6 +98,7 @@ def observe(
     frames = clip.frames(records.frames, ahead=_AHEAD)
     done = False
     while not done:
+        asked = None if encoder is None else Asked(encoder)
         first = records.frames
         times, cuts, seen = [], [], []
         for frame in frames:
@@ -93,13 +106,16 @@ def observe(
             times.append(frame.time)
             cuts.append(cut)
             seen.append(sightings)
+            if asked is not None:
+                asked.about(frame.pixels, [one.face for one in sightings])
             if progress is not None:
                 progress(first + len(times))
             if len(times) == CHUNK:
                 break
         done = len(times) < CHUNK
         if times:
-            records.append(Chunk.of(first, times, cuts, seen, tracker.save(), clip.lost))
+            told = None if asked is None else asked.told()
+            records.append(Chunk.of(first, times, cuts, seen, tracker.save(), clip.lost, told))
 
 
 def open_records(folder: Path) -> Records:

@@ -21,10 +21,18 @@ from torch import Tensor
 from recon3d._results import OVERLAY, PHOTO_FORMATS, FolderNames, write_outputs
 from recon3d._threads import one_thread
 from recon3d.capture import Capture
+from recon3d.encoder.crop import cut_out
 from recon3d.errors import AssetError, InputError, NoFaceError, UsageError
 from recon3d.face import Face, FaceSource, open_face_source
 from recon3d.face.source import MAX_FACES, check_pixels
-from recon3d.fitting import FitResult, LandmarkSolver, Observed, default_focal, guess_from_scores
+from recon3d.fitting import (
+    FitResult,
+    LandmarkSolver,
+    Observed,
+    default_focal,
+    guess_from_encoder,
+    guess_from_scores,
+)
 from recon3d.head import HeadModel, load_head
 from recon3d.head.contour import landmarks68
 from recon3d.media._open import shown
@@ -32,6 +40,7 @@ from recon3d.media.image import Photo, read_image
 from recon3d.render.camera import Camera
 
 if TYPE_CHECKING:
+    from recon3d.encoder.encoder import FaceEncoder
     from recon3d.fitting.refine import PhotoRefiner
 
 __all__ = [
@@ -78,6 +87,7 @@ class Reconstructor:
         weights_dir: str | Path | None = None,
         max_faces: int = MAX_FACES,
         refine: bool = False,
+        encoder: bool | str | Path = True,
         device: str = "cpu",
         quiet: bool = True,
     ) -> None:
@@ -89,6 +99,8 @@ class Reconstructor:
             weights_dir: Folder that holds the face networks' files, instead of the download cache.
             max_faces: At most this many faces of a picture, the most prominent first.
             refine: After the landmarks, fit the picture's colours (recon3d.fitting.refine).
+            encoder: Let the image encoder guess the expression, with the weights that come with recon3d or
+                others; False guesses from the face stage's scores. It needs the 478 points.
             device: Where torch's networks run. That is those of ``"fan"``: the default's small networks
                 and the solver are fastest on the CPU.
             quiet: Show no progress while a model file is downloaded.
@@ -104,6 +116,7 @@ class Reconstructor:
         self._given_head, self._landmarks, self._device = head, landmarks, device
         self._weights = None if weights_dir is None else Path(weights_dir)
         self._max_faces, self._refine, self._quiet = max_faces, refine, quiet
+        self._encoder = encoder
 
     @cached_property
     def head(self) -> HeadModel:
@@ -127,6 +140,15 @@ class Reconstructor:
         return LandmarkSolver(self.head, _EMBEDDINGS[self._landmarks])
 
     @cached_property
+    def encoder(self) -> FaceEncoder | None:
+        """What guesses expressions from pixels; None where it is not wanted, or cannot help."""
+        if self._encoder is False or self._landmarks != "mediapipe":
+            return None
+        from recon3d.encoder.encoder import open_encoder
+
+        return open_encoder(None if self._encoder is True else self._encoder)
+
+    @cached_property
     def refiner(self) -> PhotoRefiner:
         """What refines a fit by the picture."""
         from recon3d.fitting.refine import PhotoRefiner
@@ -142,7 +164,7 @@ class Reconstructor:
             MissingExtraError: The face source needs a package that is not installed.
         """
         with one_thread():
-            _ = self.solver, self.faces
+            _ = self.solver, self.faces, self.encoder
 
     def reconstruct(self, image: Image, *, focal: float | None = None) -> list[Capture]:
         """Return one capture a face, the most prominent face first; see ``fit``."""
@@ -169,7 +191,7 @@ class Reconstructor:
             raise NoFaceError(f"{_label(photo)}: no face found; show one larger or more from the front")
         camera = _camera(photo, faces, focal)
         with one_thread():
-            seen = self._observed(faces, camera)
+            seen = self._observed(photo, faces, camera)
             result = self._solve(seen)
             if self._refine:
                 result = self._refined(photo, seen, result)
@@ -178,17 +200,24 @@ class Reconstructor:
             raise NoFaceError(f"{_label(photo)}: no face could be fitted; try a larger or sharper picture")
         return found
 
-    def _observed(self, faces: Sequence[Face], camera: Camera) -> Observed:
+    def _observed(self, photo: Photo, faces: Sequence[Face], camera: Camera) -> Observed:
         """State what the faces show, for the solver."""
         points = torch.from_numpy(np.stack([face.landmarks[:, :2] for face in faces]))
-        guess = confidence = None
-        scores = [face.scores for face in faces if face.scores is not None]
-        if self.head.speaks_arkit and len(scores) == len(faces):
-            guess, confidence = guess_from_scores(torch.from_numpy(np.stack(scores)))
+        guess, confidence = self._guess(photo, faces) if self.head.speaks_arkit else (None, None)
         batch = len(faces)
         return Observed(
             points, camera.focal.expand(batch), camera.principal.expand(batch, 2), guess, confidence
         )
+
+    def _guess(self, photo: Photo, faces: Sequence[Face]) -> tuple[Tensor | None, Tensor | None]:
+        """Guess the expressions by the encoder, or else by the face stage's scores, if it has any."""
+        if self.encoder is not None:
+            told = self.encoder.tell([cut_out(photo.pixels, face.landmarks) for face in faces])
+            return guess_from_encoder(torch.from_numpy(told.expression), torch.from_numpy(told.variance))
+        scores = [face.scores for face in faces if face.scores is not None]
+        if len(scores) < len(faces):
+            return None, None
+        return guess_from_scores(torch.from_numpy(np.stack(scores)))
 
     def _solve(self, seen: Observed) -> FitResult:
         """Fit all faces of the picture in one batch."""
@@ -250,6 +279,7 @@ def reconstruct(
     max_faces: int = MAX_FACES,
     focal: float | None = None,
     refine: bool = False,
+    encoder: bool | str | Path = True,
     device: str = "cpu",
 ) -> list[Capture]:
     """Reconstruct the heads in a photograph: one capture a face, the most prominent face first.
@@ -265,6 +295,7 @@ def reconstruct(
         max_faces: At most this many faces.
         focal: Focal length in px; by default what EXIF tells, or else a guess from the largest face.
         refine: After the landmarks, fit the picture's colours.
+        encoder: Let the image encoder guess the expression; see ``Reconstructor``.
         device: Where torch's networks run; see ``Reconstructor``.
 
     Raises:
@@ -280,6 +311,7 @@ def reconstruct(
         weights_dir=weights_dir,
         max_faces=max_faces,
         refine=refine,
+        encoder=encoder,
         device=device,
     )
     return worker.reconstruct(image, focal=focal)

@@ -50,26 +50,33 @@ class FaceEncoder:
         """Use a network that is ready; ``open_encoder`` reads one."""
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @torch.inference_mode()
     def tell(self, faces: Sequence[CutOut]) -> Told:
         """Look at faces, a few at a time."""
-        parts = [self._tell(faces[k : k + _BATCH]) for k in range(0, len(faces), _BATCH)]
-        columns = (
-            zip(*parts, strict=True) if parts else ([np.zeros((0, *s), np.float32)] for s in self._sizes())
-        )
-        return Told(*(np.concatenate(column) for column in columns))
+        return self.joined([self._tell(faces[k : k + _BATCH]) for k in range(0, len(faces), _BATCH)])
 
-    def _tell(self, faces: Sequence[CutOut]) -> tuple[Floats, ...]:
+    def joined(self, parts: Sequence[Told]) -> Told:
+        """Put what was told of several lots of faces together."""
+        rows = [tuple(vars(part).values()) for part in (self._nothing(), *parts)]
+        return Told(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+    @torch.inference_mode()
+    def _tell(self, faces: Sequence[CutOut]) -> Told:
         pixels = torch.from_numpy(np.stack([face.pixels for face in faces]))
         points = torch.from_numpy(np.stack([face.points for face in faces]))
         images = images_of(pixels).contiguous(memory_format=torch.channels_last)
         with one_thread():
             told = self._network(images, points)
-        columns = (told.expression, told.expression_spread.exp(), told.shape, told.rotation)
-        return *(column.numpy() for column in columns), torch.sigmoid(told.presence).numpy()
+        return Told(
+            told.expression.numpy(),
+            told.expression_spread.exp().numpy(),
+            told.shape.numpy(),
+            told.rotation.numpy(),
+            torch.sigmoid(told.presence).numpy(),
+        )
 
-    def _sizes(self) -> tuple[tuple[int, ...], ...]:
-        return (52,), (52,), (self._network.config.shapes,), (3, 3), ()
+    def _nothing(self) -> Told:
+        sizes = (52,), (52,), (self._network.config.shapes,), (3, 3), ()
+        return Told(*(np.zeros((0, *size), np.float32) for size in sizes))
 
 
 def open_encoder(path: str | Path | None = None, head: HeadModel | None = None) -> FaceEncoder:

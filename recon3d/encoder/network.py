@@ -2,7 +2,8 @@
 
 A trunk (``FaceTrunk``) sees the whole cut-out, made smaller; the face stage's landmarks tell where eyes and
 mouth are, and two small networks look at those closely, where the trunk's coarse maps are blind. What all of
-them found, and the landmarks themselves, is mixed by one layer, and read out. The idea of regressing a head
+them found first corrects the landmarks, because the head model's own ones tell most of an expression; with
+these it is mixed once more, and read out. The idea of regressing a head
 model's parameters with separate care for the expression is SMIRK's (G. Retsinas et al., 3D Facial
 Expressions through Analysis-by-Neural-Synthesis, 2024).
 """
@@ -46,7 +47,7 @@ class EncoderConfig:
         frozen: Stages of the trunk, finest first, that training leaves as they came.
     """
 
-    side: int = 160
+    side: int = 192
     shapes: int = 60
     mixed: int = 512
     eye: int = 128
@@ -66,6 +67,7 @@ class Encoded(NamedTuple):
         place: (B,3) where the head's origin lies, x and y, and how large a metre is there; in parts of the
             cut-out's side. Weak perspective.
         presence: (B,) logit that there is a face.
+        landmarks: (B,478,3) the head model's dense landmarks, in parts of the cut-out's side.
     """
 
     expression: Tensor
@@ -75,6 +77,7 @@ class Encoded(NamedTuple):
     rotation: Tensor
     place: Tensor
     presence: Tensor
+    landmarks: Tensor
 
 
 class EncoderNetwork(nn.Module):
@@ -88,9 +91,14 @@ class EncoderNetwork(nn.Module):
         self.eye = CloseLook(EYE_SIZE, (24, 48, 96), config.eye)
         self.mouth = CloseLook(MOUTH_SIZE, (24, 48, 96, 128), config.mouth)
         width = self.face.width + 2 * config.eye + config.mouth + _POINTS
+        mixed = config.mixed
         self.mix = nn.Sequential(
-            nn.LayerNorm(width), nn.Dropout(0.1), nn.Linear(width, config.mixed), nn.PReLU(config.mixed),
-            nn.Dropout(0.1), nn.Linear(config.mixed, config.mixed), nn.PReLU(config.mixed),
+            nn.LayerNorm(width), nn.Dropout(0.1), nn.Linear(width, mixed), nn.PReLU(mixed)
+        )
+        self.correct = nn.Linear(mixed, _POINTS)
+        self.judge = nn.Sequential(
+            nn.Linear(mixed + _POINTS, mixed), nn.PReLU(mixed), nn.Dropout(0.1),
+            nn.Linear(mixed, mixed), nn.PReLU(mixed),
         )  # fmt: skip
         units = len(ARKIT_NAMES)
         self._parts = (units, units, config.shapes, config.shapes, 6, 3, 1)
@@ -99,8 +107,9 @@ class EncoderNetwork(nn.Module):
 
     def _start_calm(self) -> None:
         """Begin near a face at rest that looks into the camera."""
-        nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
+        for layer in (self.out, self.correct):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
         with torch.no_grad():
             units = self._parts[0]
             self.out.bias[:units] = -2.0
@@ -115,8 +124,12 @@ class EncoderNetwork(nn.Module):
         """
         side = self.config.side
         whole = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
-        sees = (self.face(self.trunk(whole)), *self._close(images, points * CROP_SIZE), _spread_out(points))
-        values = self.out(self.mix(torch.cat(sees, dim=1))).float()
+        frame = FaceFrame.of(points)
+        spread = frame.enter(points)
+        sees = (self.face(self.trunk(whole)), *self._close(images, points * CROP_SIZE), spread)
+        mixed = self.mix(torch.cat(sees, dim=1))
+        corrected = spread + self.correct(mixed)
+        values = self.out(self.judge(torch.cat((mixed, corrected), dim=1))).float()
         expression, trust, shape, shape_trust, turn, place, here = values.split(self._parts, dim=1)
         return Encoded(
             expression=torch.sigmoid(expression),
@@ -126,6 +139,7 @@ class EncoderNetwork(nn.Module):
             rotation=_rotation(turn),
             place=place,
             presence=here[:, 0],
+            landmarks=frame.leave(corrected),
         )
 
     def _close(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,7 +160,7 @@ class MapReader(nn.Module):
     """Makes the trunk's maps few enough to be read as numbers, each kept at its place."""
 
     #: Map, cells a side that it is averaged to, channels that it is reduced to.
-    _PLAN = (("stride16", 5, 24), ("stride32", 5, 32), ("stride64", 2, 96), ("stride128", 1, 128))
+    _PLAN = (("stride16", 6, 24), ("stride32", 6, 32), ("stride64", 3, 64), ("stride128", 1, 128))
 
     def __init__(self) -> None:
         """Build with random weights."""
@@ -231,10 +245,31 @@ def _unit(points: Tensor) -> Tensor:
     return torch.maximum(wide, 0.5 * tall)
 
 
-def _spread_out(points: Tensor) -> Tensor:
-    """Landmarks (B,478,3) as numbers around zero: from their middle, in sizes of the face."""
-    middle = points[:, list(_STILL)].mean(1, keepdim=True)
-    return ((points - middle) / _unit(points).clamp_min(0.02)[:, None, None]).flatten(1) * 2
+@dataclass(frozen=True, eq=False)
+class FaceFrame:
+    """Where faces lie in their cut-outs and how large they are, so that landmarks become numbers around zero.
+
+    Attributes:
+        middle: (B,1,3) between nose and cheekbones.
+        unit: (B,1,1) half of the face's size.
+    """
+
+    middle: Tensor
+    unit: Tensor
+
+    @staticmethod
+    def of(points: Tensor) -> FaceFrame:
+        """Take it from landmarks (B,478,3)."""
+        unit = _unit(points).clamp_min(0.02)[:, None, None] / 2
+        return FaceFrame(points[:, list(_STILL)].mean(1, keepdim=True), unit)
+
+    def enter(self, points: Tensor) -> Tensor:
+        """Landmarks (B,478,3) in parts of the cut-out to (B,1434)."""
+        return ((points - self.middle) / self.unit).flatten(1)
+
+    def leave(self, numbers: Tensor) -> Tensor:
+        """The way back."""
+        return numbers.unflatten(1, (-1, 3)) * self.unit + self.middle
 
 
 def _rotation(six: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from recon3d.fitting._priors import SPARSE
 from recon3d.fitting._state import FitState
 from recon3d.fitting.focal import default_focal
-from recon3d.fitting.guess import guess_from_scores
+from recon3d.fitting.guess import guess_from_encoder, guess_from_scores
 from recon3d.fitting.solver import FitResult, FitSettings, LandmarkSolver, Observed
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "LandmarkSolver",
     "Observed",
     "default_focal",
+    "guess_from_encoder",
     "guess_from_scores",
 ]

@@ -61,7 +61,7 @@ class Sights:
         frame: (n,) index in the clip.
         pixels: (n, N, 2) landmarks, px.
         guess: (n, E) expression from elsewhere, or None.
-        confidence: (E,) its inverse variances, or None.
+        confidence: (E,) or (n, E) its inverse variances, or None.
     """
 
     frame: npt.NDArray[np.int64]
@@ -117,7 +117,10 @@ def _parts(batch: Sights) -> Iterator[Sights]:
     for start in range(0, len(batch.frame), _BATCH):
         rows = slice(start, start + _BATCH)
         guess = None if batch.guess is None else batch.guess[rows]
-        yield Sights(batch.frame[rows], batch.pixels[rows], guess, batch.confidence)
+        confidence = batch.confidence
+        if confidence is not None and confidence.ndim == 2:
+            confidence = confidence[rows]
+        yield Sights(batch.frame[rows], batch.pixels[rows], guess, confidence)
 
 
 def smoothed(

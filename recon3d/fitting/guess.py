@@ -1,4 +1,4 @@
-"""A first guess of the expression from the face stage's scores, and how far to trust it.
+"""A first guess of the expression, from the encoder or the face stage's scores, and how far to trust it.
 
 The score network was trained on other faces than the head's, so its scores are rescaled by what they
 turned out to be on renders of the head with known expressions (tools/calibrate_scores.py).
@@ -16,6 +16,8 @@ from recon3d.conventions import ARKIT_NAMES
 from recon3d.resources import resource_path
 
 _CALIBRATION = "assets/score_calibration.json"
+#: How much the encoder's own idea of its certainty counts, and the variance that its error has at least.
+_TRUST, _LEAST_VARIANCE = 1.0, 0.002
 
 
 def guess_from_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,6 +27,15 @@ def guess_from_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
     """
     rest, gain, confidence = _calibration()
     return (gain * (scores - rest).clamp_min(0)).clamp(0, 1), confidence
+
+
+def guess_from_encoder(told: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn what the encoder tells (B, 52), and the variance that it expects, into a guess and its confidence.
+
+    The landmarks were seen by the encoder, too, so that both err together; and no one error is as small as
+    the encoder believes where a face is unlike its renders.
+    """
+    return told, _TRUST / (variance + _LEAST_VARIANCE)
 
 
 @lru_cache(maxsize=1)

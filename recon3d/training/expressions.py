@@ -112,7 +112,7 @@ class ExpressionSampler:
         """Return one expression (52,) in [0,1]."""
         kind = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
         values = self._of_kind(kind, rng)
-        if kind != "single" and rng.random() < 0.3:
+        if kind != "single" and rng.random() < 0.2:
             _put(values, _one(rng), rng)
         if rng.random() < 0.5:
             values = values[_MIRROR]
@@ -182,7 +182,7 @@ def _alone(rng: np.random.Generator) -> Floats:
 
 def _few(rng: np.random.Generator) -> Floats:
     values = np.zeros(_COUNT, np.float32)
-    for _ in range(int(rng.integers(2, 7))):
+    for _ in range(int(rng.integers(2, 6))):
         _put(values, _one(rng), rng)
     return values * np.float32(rng.uniform(0.5, 1))
 

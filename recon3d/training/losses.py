@@ -40,6 +40,7 @@ class LossWeights:
         openings: Error of eyelid and lip distances, mm.
         rotation: Squared error of the rotation matrix.
         projection: Distance of the projected head's landmarks, percent of the cut-out.
+        landmarks: The same of the corrected ones, and of their depth.
         presence: Whether a face is there.
     """
 
@@ -49,7 +50,8 @@ class LossWeights:
     geometry: float = 0.1
     openings: float = 0.1
     rotation: float = 2.0
-    projection: float = 0.1
+    projection: float = 0.05
+    landmarks: float = 0.5
     presence: float = 0.05
 
 
@@ -119,10 +121,16 @@ class EncoderLoss(nn.Module):
             "openings": weights.openings * mean((_openings(points) - _openings(true_points)).abs() * 1000),
             "rotation": weights.rotation * mean((told.rotation - truth.rotation).square()),
             "projection": weights.projection * mean((projected - seen).abs() * 100),
+            "landmarks": weights.landmarks * mean(self._apart(told.landmarks, truth.landmarks)),
             "presence": weights.presence * F.binary_cross_entropy_with_logits(told.presence, here),
         }
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
+
+    def _apart(self, points: Tensor, truth: Tensor) -> Tensor:
+        """How far landmarks (B,478,3) are apart, percent of the cut-out; depth counts a quarter."""
+        off = (points - truth).abs() * 100
+        return (off[..., :2].sum(-1) + 0.25 * off[..., 2]) * self.heavy
 
     def _points(self, shape: Tensor, expression: Tensor) -> Tensor:
         """Dense landmarks (B,478,3) m, unposed."""

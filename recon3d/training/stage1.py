@@ -35,7 +35,7 @@ from recon3d.training.synthetic import OTHER, TRAINING, Faces
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_LOG_EVERY, _CHECKPOINT_SECONDS = 20, 300.0
+_LOG_EVERY, _CHECKPOINT_SECONDS = 100, 300.0
 Say = Callable[[str], None]
 
 

@@ -71,7 +71,7 @@ def _hand(x: Tensor, y: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tenso
 
 def wear(picture: Tensor, rng: np.random.Generator, settings: SyntheticSettings) -> Tensor:
     """Spoil a picture as cameras and the web do. (3,S,S) sRGB in [0,1] in and out."""
-    if rng.random() > settings.wear * 0.8:
+    if rng.random() > settings.wear:
         return picture
     picture = _colors(picture, rng)
     if rng.random() < 0.35:
@@ -82,7 +82,7 @@ def wear(picture: Tensor, rng: np.random.Generator, settings: SyntheticSettings)
         picture = _shrink(picture, rng)
     if rng.random() < 0.5:
         picture = (
-            picture + grain(rng, picture.shape[1], 3 if rng.random() < 0.5 else 1) * rng.beta(1, 4) * 0.1
+            picture + grain(rng, picture.shape[1], 3 if rng.random() < 0.5 else 1) * rng.beta(1, 4) * 0.08
         )
     if rng.random() < 0.05:
         picture = _cut_off(picture, rng)
@@ -95,20 +95,20 @@ def _colors(picture: Tensor, rng: np.random.Generator) -> Tensor:
     cast = torch.tensor(rng.lognormal(0, 0.05, (3, 1, 1)), dtype=torch.float32)
     picture = picture * cast
     mean = picture.mean()
-    picture = (picture - mean) * rng.uniform(0.65, 1.25) + mean + rng.normal(0, 0.03)
+    picture = (picture - mean) * rng.uniform(0.75, 1.25) + mean + rng.normal(0, 0.03)
     grey = torch.einsum("chw,c->hw", picture, picture.new_tensor((0.3, 0.59, 0.11)))[None]
     saturation = 0.0 if rng.random() < 0.12 else rng.uniform(0.4, 1.3)
     return (grey + (picture - grey) * saturation).clamp(0, 1)
 
 
 def _blur(picture: Tensor, rng: np.random.Generator) -> Tensor:
-    kernel = 2 * int(rng.integers(1, 4)) + 1
+    kernel = 2 * int(rng.integers(1, 3)) + 1
     return box_blur(box_blur(picture, kernel), kernel)
 
 
 def _motion(picture: Tensor, rng: np.random.Generator) -> Tensor:
     """Mean along a short line."""
-    length, angle = rng.uniform(3, 14), rng.uniform(0, np.pi)
+    length, angle = rng.uniform(2, 9), rng.uniform(0, np.pi)
     total = torch.zeros_like(picture)
     steps = np.linspace(-0.5, 0.5, 7) * length
     for step in steps:
@@ -119,7 +119,7 @@ def _motion(picture: Tensor, rng: np.random.Generator) -> Tensor:
 def _shrink(picture: Tensor, rng: np.random.Generator) -> Tensor:
     """Come from a smaller picture."""
     size = picture.shape[1]
-    small = round(size * np.exp(rng.uniform(np.log(0.18), np.log(0.8))))
+    small = round(size * np.exp(rng.uniform(np.log(0.28), np.log(0.9))))
     mode = "area" if rng.random() < 0.6 else "nearest"
     shrunk = F.interpolate(picture[None], (small, small), mode=mode)
     if rng.random() < 0.3:
@@ -142,6 +142,6 @@ def _cut_off(picture: Tensor, rng: np.random.Generator) -> Tensor:
 def _jpeg(picture: Tensor, rng: np.random.Generator) -> Tensor:
     pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
     with io.BytesIO() as file:
-        Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(18, 95)))
+        Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(25, 95)))
         read = np.asarray(Image.open(io.BytesIO(file.getvalue())), np.float32)
     return torch.from_numpy(read / 255).permute(2, 0, 1)

@@ -73,8 +73,8 @@ def draw_view(
 
 def _draw_pose(settings: SyntheticSettings, rng: np.random.Generator) -> tuple[Doubles, float, Doubles]:
     """Pitch and yaw (2,) rad; distance, m; errors of the cut-out's place (2), size and turn (4,)."""
-    wide = rng.random() < 0.4
-    yaw = rng.uniform(-1, 1) * settings.yaw if wide else rng.normal(0, 0.28 * settings.yaw)
+    wide = rng.random() < 0.25
+    yaw = rng.uniform(-1, 1) * settings.yaw if wide else rng.normal(0, 0.25 * settings.yaw)
     pitch = rng.uniform(-1, 1) * settings.pitch if wide else rng.normal(0, 0.3 * settings.pitch)
     near, far = settings.distance
     distance = math.exp(rng.uniform(math.log(near), math.log(far)))

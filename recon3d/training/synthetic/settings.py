@@ -25,7 +25,7 @@ class SyntheticSettings:
         glasses: Share with glasses.
         covered: Share with something before the face.
         nothing: Share of pictures without a face.
-        wear: How far pictures are spoilt: 0 not at all, 1 as badly as on the web.
+        wear: Share of pictures that are spoilt, as on the web.
         skin: Range of skin colours, 0 the darkest and 1 the palest.
         framing: Relative error of the crop's place and size.
     """
@@ -39,13 +39,13 @@ class SyntheticSettings:
     distance: tuple[float, float] = (0.28, 2.5)
     hard_light: float = 0.6
     lamp: tuple[float, float] = (0.2, 1.5)
-    plain: float = 0.12
+    plain: float = 0.1
     hair: float = 0.75
     beard: float = 0.12
-    glasses: float = 0.15
-    covered: float = 0.12
+    glasses: float = 0.1
+    covered: float = 0.07
     nothing: float = 0.02
-    wear: float = 1.0
+    wear: float = 0.6
     skin: tuple[float, float] = (0.0, 1.0)
     framing: float = 0.04
 
@@ -62,9 +62,7 @@ OTHER = SyntheticSettings(
     hard_light=1.0,
     lamp=(1.0, 2.2),
     plain=0.2,
-    beard=0.2,
-    glasses=0.25,
-    covered=0.15,
     nothing=0.0,
+    wear=0.3,
     framing=0.05,
 )
