@@ -374,6 +374,39 @@ def bench_render(
         status.append(0)
 
 
+class SplitChoice(str, Enum):
+    """Halves of the marked photographs."""
+
+    tune = "tune"
+    report = "report"
+    all = "all"
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with photos/*.zip and livelink/rom_3.csv; see the docs.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Encoder weights; recon3d's by default.")
+    ] = None,
+    renders: Annotated[int, typer.Option(min=0, help="Renders to judge by; 0 leaves them out.")] = 1000,
+    split: Annotated[SplitChoice, typer.Option(help="Of the marked photographs.")] = SplitChoice.report,
+    as_json: Json = False,
+) -> None:
+    """Compare the ways to read a face: landmarks, scores, the encoder, and them together."""
+    with _exit_status() as status:
+        from recon3d._cli_evaluate import run_evaluate
+
+        run_evaluate(weights, data, renders, split.value, as_json)
+        status.append(0)
+
+
 @train.command("stage1")
 def train_stage1(
     config: Annotated[
