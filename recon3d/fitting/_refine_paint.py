@@ -38,8 +38,8 @@ class Painter:
     def __init__(self, head: HeadModel, colors: ColorReader) -> None:
         self._faces, self._colors = head.faces, colors
         self._painted = head.colors.square().clamp_min(_ALBEDO[0])
-        kinds, self._kind = torch.unique(head.colors, dim=0, return_inverse=True)
-        own = F.one_hot(self._kind, len(kinds)).to(self._painted)
+        kinds, kind = torch.unique(head.colors, dim=0, return_inverse=True)
+        own = F.one_hot(kind, len(kinds)).to(self._painted)
         smooth = _smooth_fields(head, colors.used)
         self._tints = torch.cat((own, smooth), dim=1)
         calm = (_OWN_TINT,) * own.shape[1] + (_SMOOTH_TINT,) * smooth.shape[1]
@@ -82,7 +82,7 @@ def _smooth_fields(head: HeadModel, used: Tensor) -> Tensor:
     if "eyeballs" in head.regions:
         skin &= ~torch.from_numpy(head.regions["eyeballs"])
     place = head.v_template[skin].double()
-    place = (place - place.mean(0)) / place.std(0)
+    place = (place - place.mean(0)) / place.std(0).clamp_min(1e-6)
     powers = [c for d in range(1, _DEGREE + 1) for c in combinations_with_replacement(range(3), d)]
     columns = [torch.ones(len(place), dtype=place.dtype), *(place[:, list(c)].prod(1) for c in powers)]
     orthogonal = torch.linalg.qr(torch.stack(columns, dim=1))[0][:, 1:] * len(place) ** 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -138,6 +139,8 @@ class Stage1:
                 break
             _set_rates(optimizer, _rate(progress, steps, options.warm_up, options.minutes * 60))
             faces = _to(faces, fabric.device)
+            # Dropout by the step's number, so that a run that was cut off goes on with the same.
+            torch.manual_seed(hash((self.config.data.seed, progress.step, fabric.global_rank)))
             losses = loss(model(*_inputs(faces)), faces)
             optimizer.zero_grad()
             fabric.backward(losses["total"])
@@ -215,7 +218,7 @@ class _Progress:
             network.load_state_dict(kept["network"])
             optimizer.load_state_dict(kept["optimizer"])
             return _Progress(kept["step"], kept["seconds"], kept["averaged"])
-        except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"{path}: not a checkpoint of this configuration; remove it, or choose another --out"
             ) from error
