@@ -52,7 +52,7 @@ class PhotoSettings:
     delight: bool = False
     raster: str | None = None
     refine: bool = False
-    encoder: bool = True
+    encoder: bool = False
 
 
 class _NotReady(Exception):

@@ -29,7 +29,7 @@ def reconstruct_video(
     calibrate: tuple[float, float] | None = None,
     focal: float | str | None = None,
     weights_dir: str | Path | None = None,
-    encoder: bool | str | Path = True,
+    encoder: bool | str | Path = False,
 ) -> list[Capture]:
     """Reconstruct the heads in a clip: one capture a person, the most prominent person first.
 

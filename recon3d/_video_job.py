@@ -87,7 +87,7 @@ class VideoSettings:
     options: ExportOptions = field(default=DEFAULTS)
     threads: int | None = None
     raster: str | None = None
-    encoder: bool = True
+    encoder: bool = False
 
 
 @dataclass(frozen=True)

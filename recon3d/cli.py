@@ -120,7 +120,7 @@ def photo(
     delight: Annotated[
         bool, typer.Option("--delight", help="Take the photograph's light out of the texture.")
     ] = False,
-    encoder: Encoder = True,
+    encoder: Encoder = False,
     raster: Raster = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -187,7 +187,7 @@ def video(
     names: Map = None,
     force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
-    encoder: Encoder = True,
+    encoder: Encoder = False,
     raster: Raster = None,
     head: Head = None,
     device: Annotated[

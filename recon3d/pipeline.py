@@ -87,7 +87,7 @@ class Reconstructor:
         weights_dir: str | Path | None = None,
         max_faces: int = MAX_FACES,
         refine: bool = False,
-        encoder: bool | str | Path = True,
+        encoder: bool | str | Path = False,
         device: str = "cpu",
         quiet: bool = True,
     ) -> None:
@@ -279,7 +279,7 @@ def reconstruct(
     max_faces: int = MAX_FACES,
     focal: float | None = None,
     refine: bool = False,
-    encoder: bool | str | Path = True,
+    encoder: bool | str | Path = False,
     device: str = "cpu",
 ) -> list[Capture]:
     """Reconstruct the heads in a photograph: one capture a face, the most prominent face first.
