@@ -1,0 +1,144 @@
+"""The encoder at work: what is cut out, what it tells, and how photographs and clips use it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from recon3d.encoder.ask import Asked
+from recon3d.encoder.crop import CROP_MARGIN, CROP_SIZE, cut_out, face_region
+from recon3d.encoder.encoder import FaceEncoder
+from recon3d.encoder.network import EncoderConfig, EncoderNetwork, FaceFrame
+from recon3d.face import Face, open_face_source
+from recon3d.head import HeadModel, load_head
+
+ASTRONAUT: np.ndarray = skimage.data.astronaut()
+
+
+@pytest.fixture(scope="module")
+def head() -> HeadModel:
+    return load_head()
+
+
+@pytest.fixture(scope="module")
+def face() -> Face:
+    (found,) = open_face_source("mediapipe").find(ASTRONAUT)
+    return found
+
+
+@pytest.fixture(scope="module")
+def encoder() -> FaceEncoder:
+    """An encoder with random weights: its answers mean nothing, but they are answers."""
+    torch.manual_seed(0)
+    return FaceEncoder(EncoderNetwork(EncoderConfig(mixed=64)).eval())
+
+
+def turned(degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """The astronaut turned about the picture's middle, and the matrix that turns points."""
+    picture = np.asarray(Image.fromarray(ASTRONAUT).rotate(degrees, Image.Resampling.BILINEAR))
+    angle = np.deg2rad(-degrees)
+    return picture, np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 25.0, -60.0])
+def test_the_cut_out_shows_the_face_level_whatever_its_roll(face: Face, degrees: float) -> None:
+    picture, turn = turned(degrees)
+    points = face.landmarks.copy()
+    points[:, :2] = (points[:, :2] - 256) @ turn.T + 256
+    cut = cut_out(picture, points)
+    assert cut.pixels.shape == (CROP_SIZE, CROP_SIZE, 3) and cut.points.shape == (478, 3)
+    eyes = cut.points[263, :2] - cut.points[33, :2]
+    assert abs(np.arctan2(eyes[1], eyes[0])) < 1e-4
+    low, high = cut.points[:, :2].min(0), cut.points[:, :2].max(0)
+    np.testing.assert_allclose((low + high) / 2, 0.5, atol=1e-4)
+    assert (high - low).max() == pytest.approx(1 / CROP_MARGIN, abs=1e-4)
+    straight = cut_out(ASTRONAUT, face.landmarks)
+    np.testing.assert_allclose(cut.points, straight.points, atol=1e-3)
+    apart = np.abs(cut.pixels.astype(float) - straight.pixels)[40:216, 40:216]
+    assert apart.mean() < 8  # two interpolations
+
+
+@pytest.mark.parametrize("scale", [1, 3, 8])
+def test_the_cut_out_does_not_depend_on_the_picture_s_size(face: Face, scale: int) -> None:
+    large = np.asarray(Image.fromarray(ASTRONAUT).resize((512 * scale,) * 2, Image.Resampling.BICUBIC))
+    cut, same = cut_out(large, face.landmarks * np.float32(scale)), cut_out(ASTRONAUT, face.landmarks)
+    np.testing.assert_allclose(cut.points, same.points, atol=1e-4)
+    assert np.abs(cut.pixels.astype(float) - same.pixels).mean() < 5
+
+
+def test_a_face_at_the_edge_is_cut_out_all_the_same(face: Face) -> None:
+    moved = face.landmarks + np.float32([-400, 300, 0])
+    cut = cut_out(ASTRONAUT, moved)
+    assert cut.pixels.shape == (256, 256, 3)
+    large = np.asarray(Image.fromarray(ASTRONAUT).resize((4096, 4096)))
+    assert cut_out(large, moved * np.float32(8)).pixels.shape == (256, 256, 3)
+
+
+def test_the_region_encloses_the_landmarks(face: Face) -> None:
+    region = face_region(face.landmarks)
+    corners = region.to_image([[0, 0], [1, 0], [1, 1], [0, 1]])
+    low, high = corners.min(0), corners.max(0)
+    assert (face.landmarks[:, :2] > low).all() and (face.landmarks[:, :2] < high).all()
+
+
+def test_what_is_told_has_its_ranges(encoder: FaceEncoder, face: Face) -> None:
+    told = encoder.tell([cut_out(ASTRONAUT, face.landmarks)] * 3)
+    assert told.expression.shape == told.variance.shape == (3, 52)
+    assert told.expression.min() >= 0 and told.expression.max() <= 1 and (told.variance > 0).all()
+    np.testing.assert_allclose(
+        told.rotation @ told.rotation.transpose(0, 2, 1), np.eye(3)[None].repeat(3, 0), atol=1e-5
+    )
+    np.testing.assert_allclose(np.linalg.det(told.rotation), 1, atol=1e-5)
+    assert ((told.presence >= 0) & (told.presence <= 1)).all()
+
+
+def test_nobody_to_tell_of(encoder: FaceEncoder) -> None:
+    told = encoder.tell([])
+    assert told.expression.shape == (0, 52) and told.rotation.shape == (0, 3, 3)
+
+
+def test_batches_do_not_matter(encoder: FaceEncoder, face: Face) -> None:
+    cuts = [cut_out(ASTRONAUT, face.landmarks + np.float32([k, 0, 0])) for k in range(19)]
+    together = encoder.tell(cuts)
+    alone = np.concatenate([encoder.tell([cut]).expression for cut in cuts])
+    np.testing.assert_allclose(together.expression, alone, atol=1e-4)
+
+
+def test_a_clip_s_faces_are_told_of_in_their_order(encoder: FaceEncoder, face: Face) -> None:
+    asked = Asked(encoder)
+    moved = [Face(face.box, 1.0, face.landmarks + np.float32([3 * k, 0, 0]), face.kind) for k in range(40)]
+    for k in range(0, 40, 2):
+        asked.about(ASTRONAUT, moved[k : k + 2])
+    asked.about(ASTRONAUT, [])
+    told = asked.told()
+    wanted = encoder.tell([cut_out(ASTRONAUT, one.landmarks) for one in moved])
+    np.testing.assert_allclose(told.expression, wanted.expression, atol=1e-4)
+
+
+def test_the_frame_of_a_face_is_left_as_it_was_entered(face: Face) -> None:
+    points = torch.from_numpy(cut_out(ASTRONAUT, face.landmarks).points)[None]
+    frame = FaceFrame.of(points)
+    inside = frame.enter(points)
+    assert inside.abs().max() < 4 and inside.std() > 0.3
+    torch.testing.assert_close(frame.leave(inside), points)
+
+
+def test_eyes_are_seen_alike_on_both_sides(encoder: FaceEncoder, face: Face) -> None:
+    """The look at the left eye is mirrored: in a mirrored picture it sees what the right one saw."""
+    network = encoder._network
+    cut = cut_out(ASTRONAUT, face.landmarks)
+    images = torch.from_numpy(cut.pixels).permute(2, 0, 1)[None].float() / 255
+    points = torch.from_numpy(cut.points)[None]
+    from recon3d.training.mirror import Mirror
+
+    partner = Mirror.of(load_head()).landmarks
+    mirrored = points[:, partner].clone()
+    mirrored[..., 0] = 1 - mirrored[..., 0]
+    with torch.no_grad():
+        right, left, _ = network._close(images, points * CROP_SIZE)
+        right_again, left_again, _ = network._close(images.flip(3), mirrored * CROP_SIZE)
+    torch.testing.assert_close(right, left_again, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(left, right_again, atol=1e-4, rtol=1e-3)
