@@ -34,6 +34,8 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure t
 app.add_typer(bench, name="bench")
 train = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train the networks anew.")
 app.add_typer(train, name="train")
+models = typer.Typer(rich_markup_mode=None, help="The networks' files.")
+app.add_typer(models, name="models")
 
 
 class LandmarkChoice(str, Enum):
@@ -431,17 +433,35 @@ def train_stage1(
         status.append(0)
 
 
-@app.command()
-def models(
+@models.callback(invoke_without_command=True)
+def list_models(
+    context: typer.Context,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is missing.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """List the model files that recon3d downloads, and where they are kept."""
+    if context.invoked_subcommand is not None:
+        return
     with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_export import run_models
 
         status.append(run_models(fetching=fetch, reporter=reporter))
+
+
+@models.command("export-onnx")
+def export_onnx(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("encoder.onnx"),
+    weights: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Encoder weights; recon3d's by default.")
+    ] = None,
+) -> None:
+    """Write the image encoder as an ONNX file, for other runtimes."""
+    with _exit_status() as status:
+        from recon3d._cli_train import run_export_onnx
+
+        run_export_onnx(weights, out)
+        status.append(0)
 
 
 def main() -> None:

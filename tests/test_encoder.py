@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import skimage.data
@@ -142,3 +144,20 @@ def test_eyes_are_seen_alike_on_both_sides(encoder: FaceEncoder, face: Face) -> 
         right_again, left_again, _ = network._close(images.flip(3), mirrored * CROP_SIZE)
     torch.testing.assert_close(right, left_again, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(left, right_again, atol=1e-4, rtol=1e-3)
+
+
+def test_the_onnx_file_tells_the_same(encoder: FaceEncoder, tmp_path: Path) -> None:
+    import onnxruntime
+
+    from recon3d.encoder.onnx import INPUTS, OUTPUTS, export_onnx
+
+    network = encoder._network
+    export_onnx(network, tmp_path / "encoder.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
+    for count in (1, 4):  # neither is what it was exported with
+        images, points = torch.rand(count, 3, 256, 256), torch.rand(count, 478, 3)
+        told = session.run(None, dict(zip(INPUTS, (images.numpy(), points.numpy()), strict=True)))
+        with torch.no_grad():
+            wanted = network(images, points)
+        for name, found, right in zip(OUTPUTS, told, wanted, strict=True):
+            np.testing.assert_allclose(found, right, atol=1e-4, err_msg=name)
