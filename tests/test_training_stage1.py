@@ -186,13 +186,13 @@ def test_wrong_weights_are_refused_in_one_line(head: HeadModel, tmp_path: Path) 
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     truncated, other, older, less = (tmp_path / f"{n}.safetensors" for n in ("cut", "other", "older", "less"))
     truncated.write_bytes(good.read_bytes()[:-1000])
-    save_file(tensors, other, metadata=about | {"head": "flame/00000000"})
+    save_file(tensors, other, metadata=about | {"head": "00000000"})
     save_file(tensors, older, metadata=about | {"format": "recon3d-encoder/0"})
     save_file(dict(list(tensors.items())[5:]), less, metadata=about)
     for path, message in (
         (tmp_path / "none.safetensors", "no encoder weights there"),
         (truncated, "damaged, or not a safetensors file; install recon3d anew"),
-        (other, f"encoder weights for the head flame/00000000; {head.id} is wanted"),
+        (other, f"encoder weights for the head 00000000; {head.form} is wanted"),
         (older, "encoder weights of recon3d-encoder/0; recon3d-encoder/1 is wanted"),
         (less, "do not fit this version of recon3d"),
     ):

@@ -30,7 +30,7 @@ def save_weights(path: Path, network: EncoderNetwork, head: HeadModel) -> None:
         for name, value in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    about = {"format": FORMAT, "head": head.id, "config": json.dumps(asdict(network.config))}
+    about = {"format": FORMAT, "head": head.form, "config": json.dumps(asdict(network.config))}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=about)
 
@@ -59,8 +59,8 @@ def load_weights(path: str | Path, head: HeadModel | None = None) -> EncoderNetw
     if about.get("format") != FORMAT:
         found = about.get("format", "no version")
         raise AssetError(f"{path}: encoder weights of {found}; {FORMAT} is wanted")
-    if head is not None and about.get("head") != head.id:
-        raise AssetError(f"{path}: encoder weights for the head {about.get('head')}; {head.id} is wanted")
+    if head is not None and about.get("head") != head.form:
+        raise AssetError(f"{path}: encoder weights for the head {about.get('head')}; {head.form} is wanted")
     return _filled(path, about, {name: value.float() for name, value in tensors.items()})
 
 

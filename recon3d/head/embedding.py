@@ -18,6 +18,7 @@ from torch import Tensor
 from recon3d.conventions import FRONTAL
 from recon3d.errors import NoFaceError
 from recon3d.face import FaceSource
+from recon3d.head.ibug68 import ibug68_weights
 from recon3d.head.model import HeadModel, LandmarkEmbedding
 from recon3d.head.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 from recon3d.render.camera import Camera
@@ -26,17 +27,8 @@ from recon3d.render.shading import SOFT, render_head
 
 Floats = npt.NDArray[np.float64]
 
-#: Mesh landmarks of the 68-point scheme among the 478 dense ones: jaw, brows, nose, eyes, lips, each in the
-#: order of iBUG's 300-W annotation (right to left of the subject's face).
-IBUG68_AMONG_478 = (
-    127, 234, 132, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 361, 454, 356,
-    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
-    168, 197, 5, 4, 75, 97, 2, 326, 305,
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
-    78, 82, 13, 312, 308, 317, 14, 87,
-)  # fmt: skip
 _IRIS = slice(468, 478)
+_JAW_POINTS = 17
 _SIZE = 320
 
 
@@ -81,10 +73,21 @@ def embed_landmarks(
     return EmbeddingResult(_snap(head, _symmetric(head, middle)), spread, len(readings))
 
 
-def ibug68(dense: LandmarkEmbedding) -> LandmarkEmbedding:
-    """The 68 iBUG points of a dense embedding (jaw points included, as fixed points)."""
-    chosen = torch.tensor(IBUG68_AMONG_478)
-    return LandmarkEmbedding(dense.triangle[chosen], dense.barycentric[chosen])
+def ibug68(head: HeadModel, dense: LandmarkEmbedding) -> LandmarkEmbedding:
+    """Place the 68 iBUG points by the dense ones; the jaw's, as in a frontal view, beside the ears."""
+    surface = reference_surface(head)
+
+    def points(of: Tensor) -> Tensor:
+        return (of[head.faces[dense.triangle]] * dense.barycentric[..., None]).sum(1)
+
+    sparse = (ibug68_weights(points(head.v_template)) @ points(surface)).double().numpy()
+    skin = _skin_triangles(head)
+    ears = torch.from_numpy(head.regions.get("ears", np.zeros(head.num_vertices, bool)))
+    jaw = closest_on_surface(head, sparse[:_JAW_POINTS], skin[~ears[head.faces[skin]].any(1)])
+    rest = closest_on_surface(head, sparse[_JAW_POINTS:], skin)
+    return LandmarkEmbedding(
+        torch.cat([jaw.triangle, rest.triangle]), torch.cat([jaw.barycentric, rest.barycentric])
+    )
 
 
 def _read_one(head: HeadModel, source: FaceSource, rng: np.random.Generator) -> Floats | None:

@@ -129,6 +129,12 @@ class HeadModel(nn.Module):
         """Name and short hash, as captures record it: ``open_head/1a2b3c4d``."""
         return f"{self.name}/{self.digest}"
 
+    @cached_property
+    def form(self) -> str:
+        """Short hash of template, triangles, identity and expression: what learnt coefficients depend on."""
+        parts = (self.v_template, self.faces, self.shapedirs, self.exprdirs)
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()[:8]
+
     @property
     def speaks_arkit(self) -> bool:
         """Whether the expression coefficients are the 52 ARKit units themselves."""
