@@ -124,7 +124,7 @@ def test_reader_converts_pixels_and_sorts(tmp_path: Path) -> None:
     assert [item.name for item in found] == ["a.jpg", "b.jpg"]
     assert found[0].pixels.shape == (40, 60, 3)
     assert found[0].pixels.dtype == np.uint8
-    np.testing.assert_allclose(found[0].points, np.array(points) - 0.5)
+    np.testing.assert_allclose(found[0].points, np.array(points) + 0.5)
     assert len(list(read_lfpw(path, limit=1))) == 1
 
 
@@ -215,7 +215,7 @@ def test_landmark_benchmark(head: HeadModel, solver: LandmarkSolver) -> None:
     )
     assert done == list(range(1, 41))
     assert report.found >= 39
-    assert 2 < report.raw51 < 3.8 < report.raw68 < 5
+    assert 2.3 < report.raw51 < 4 < report.raw68 < 5.2
     assert report.mesh51 < report.raw51 + 0.5
     assert report.mesh68 < report.raw68 + 0.6
     assert report.failures <= 0.08

@@ -106,10 +106,9 @@ def split_names(names: Sequence[str], split: Split) -> list[str]:
 def read_lfpw(archive: str | Path, split: Split = "all", limit: int | None = None) -> Iterator[Marked]:
     """Read the photographs of a split, in the order of their names, one at a time.
 
-    The file's points are taken to count the first pixel's centre as 1, as the 300-W challenge's do: half a
-    pixel is taken off. It is said to count from 0; but on photographs and their mirror images together, where
-    a detector's own sideways error cancels, the points then lie 0.8 px too far to the right and 0.6 too low,
-    whatever the face's size.
+    The file is said to count from the centre of the first pixel; half a pixel is added to the points. (On
+    photographs and their mirror images together, where a detector's own sideways error cancels, they then lie
+    0.8 px too far to the right and 0.6 too low, whatever the face's size.)
 
     Raises:
         InputError: The archive is missing, damaged, or is another one.
@@ -126,7 +125,7 @@ def read_lfpw(archive: str | Path, split: Split = "all", limit: int | None = Non
                     raise InputError(f"{path}: {name} has {points.shape} marks; (68, 2) are wanted")
                 with Image.open(io.BytesIO(bundle.read(name))) as image:
                     pixels = np.ascontiguousarray(np.asarray(image.convert("RGB")))
-                yield Marked(name, pixels, points - np.float32(0.5))
+                yield Marked(name, pixels, points + np.float32(0.5))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; the benchmark needs lfpw_train.zip") from error
     except (OSError, ValueError, AttributeError, KeyError, zipfile.BadZipFile) as error:
