@@ -37,7 +37,7 @@ class PhotoSettings:
         delight: Take the photographs' light out of the textures.
         raster: Name of the rasterizer, or None.
         refine: Fit the picture's colours after the landmarks.
-        encoder: Ask the image encoder.
+        encoder: Weights of an image encoder, or None.
     """
 
     out: Path
@@ -52,7 +52,7 @@ class PhotoSettings:
     delight: bool = False
     raster: str | None = None
     refine: bool = False
-    encoder: bool = False
+    encoder: Path | None = None
 
 
 class _NotReady(Exception):

@@ -35,16 +35,14 @@ def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | N
     print(f"weights: {out / 'encoder.safetensors'}")
 
 
-def run_export_onnx(weights: Path | None, out: Path) -> None:
+def run_export_onnx(weights: Path, out: Path) -> None:
     """Write the encoder as an ONNX file.
 
     Raises:
         Recon3DError: The weights cannot be read, a package is missing, or the file cannot be written.
     """
-    from recon3d.encoder.encoder import DEFAULT_WEIGHTS
     from recon3d.encoder.onnx import export_onnx
     from recon3d.encoder.weights import load_weights
-    from recon3d.resources import resource_path
 
-    export_onnx(load_weights(weights or resource_path(DEFAULT_WEIGHTS)), out)
+    export_onnx(load_weights(weights), out)
     print(out)

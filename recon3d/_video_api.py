@@ -29,7 +29,7 @@ def reconstruct_video(
     calibrate: tuple[float, float] | None = None,
     focal: float | str | None = None,
     weights_dir: str | Path | None = None,
-    encoder: bool | str | Path = False,
+    encoder: str | Path | None = None,
 ) -> list[Capture]:
     """Reconstruct the heads in a clip: one capture a person, the most prominent person first.
 
@@ -45,7 +45,7 @@ def reconstruct_video(
             taken.
         focal: Focal length, px, or ``"50mm"`` on 36 x 24 mm film; None estimates it for each person.
         weights_dir: Folder that holds the face networks' files, instead of the download cache.
-        encoder: Ask the image encoder, with the weights that come with recon3d or others.
+        encoder: Weights of an image encoder (docs/training.md), which then guesses the expressions.
 
     Raises:
         InputError: The clip or the head model cannot be used.
@@ -61,7 +61,7 @@ def reconstruct_video(
     with open_clip(path) as clip, _temporary_folder() as folder:
         solver = open_solver(head if isinstance(head, HeadModel) else load_head(head))
         records = open_records(folder)
-        asked = None if encoder is False else open_encoder(None if encoder is True else encoder)
+        asked = None if encoder is None else open_encoder(encoder)
         observe(clip, records, open_source(weights_dir), settings, encoder=asked)
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")

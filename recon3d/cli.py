@@ -69,7 +69,10 @@ Raster = Annotated[
     typer.Option("--raster", help="Rasterizer: numba, torch, triton, pytorch3d; the fastest by default."),
 ]
 Encoder = Annotated[
-    bool, typer.Option("--encoder/--no-encoder", help="Look at the pixels, or at the landmarks alone.")
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Weights of an image encoder (recon3d train) to ask, too."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
@@ -122,7 +125,7 @@ def photo(
     delight: Annotated[
         bool, typer.Option("--delight", help="Take the photograph's light out of the texture.")
     ] = False,
-    encoder: Encoder = False,
+    encoder: Encoder = None,
     raster: Raster = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -189,7 +192,7 @@ def video(
     names: Map = None,
     force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
-    encoder: Encoder = False,
+    encoder: Encoder = None,
     raster: Raster = None,
     head: Head = None,
     device: Annotated[
@@ -395,7 +398,7 @@ def evaluate(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Encoder weights; recon3d's by default.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Encoder weights, to judge these, too.")
     ] = None,
     renders: Annotated[int, typer.Option(min=0, help="Renders to judge by; 0 leaves them out.")] = 1000,
     split: Annotated[SplitChoice, typer.Option(help="Of the marked photographs.")] = SplitChoice.report,
@@ -451,10 +454,8 @@ def list_models(
 
 @models.command("export-onnx")
 def export_onnx(
+    weights: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Encoder weights.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("encoder.onnx"),
-    weights: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Encoder weights; recon3d's by default.")
-    ] = None,
 ) -> None:
     """Write the image encoder as an ONNX file, for other runtimes."""
     with _exit_status() as status:

@@ -87,7 +87,7 @@ class Reconstructor:
         weights_dir: str | Path | None = None,
         max_faces: int = MAX_FACES,
         refine: bool = False,
-        encoder: bool | str | Path = False,
+        encoder: str | Path | None = None,
         device: str = "cpu",
         quiet: bool = True,
     ) -> None:
@@ -99,8 +99,8 @@ class Reconstructor:
             weights_dir: Folder that holds the face networks' files, instead of the download cache.
             max_faces: At most this many faces of a picture, the most prominent first.
             refine: After the landmarks, fit the picture's colours (recon3d.fitting.refine).
-            encoder: Let the image encoder guess the expression, with the weights that come with recon3d or
-                others; False guesses from the face stage's scores. It needs the 478 points.
+            encoder: Weights of an image encoder (docs/training.md), which then guesses the expression from
+                the pixels, in place of the face stage's scores. It needs the 478 points.
             device: Where torch's networks run. That is those of ``"fan"``: the default's small networks
                 and the solver are fastest on the CPU.
             quiet: Show no progress while a model file is downloaded.
@@ -142,11 +142,11 @@ class Reconstructor:
     @cached_property
     def encoder(self) -> FaceEncoder | None:
         """What guesses expressions from pixels; None where it is not wanted, or cannot help."""
-        if self._encoder is False or self._landmarks != "mediapipe":
+        if self._encoder is None or self._landmarks != "mediapipe":
             return None
         from recon3d.encoder.encoder import open_encoder
 
-        return open_encoder(None if self._encoder is True else self._encoder)
+        return open_encoder(self._encoder)
 
     @cached_property
     def refiner(self) -> PhotoRefiner:
@@ -279,7 +279,7 @@ def reconstruct(
     max_faces: int = MAX_FACES,
     focal: float | None = None,
     refine: bool = False,
-    encoder: bool | str | Path = False,
+    encoder: str | Path | None = None,
     device: str = "cpu",
 ) -> list[Capture]:
     """Reconstruct the heads in a photograph: one capture a face, the most prominent face first.
@@ -295,7 +295,7 @@ def reconstruct(
         max_faces: At most this many faces.
         focal: Focal length in px; by default what EXIF tells, or else a guess from the largest face.
         refine: After the landmarks, fit the picture's colours.
-        encoder: Let the image encoder guess the expression; see ``Reconstructor``.
+        encoder: Weights of an image encoder; see ``Reconstructor``.
         device: Where torch's networks run; see ``Reconstructor``.
 
     Raises:

@@ -191,7 +191,7 @@ def test_wrong_weights_are_refused_in_one_line(head: HeadModel, tmp_path: Path) 
     save_file(dict(list(tensors.items())[5:]), less, metadata=about)
     for path, message in (
         (tmp_path / "none.safetensors", "no encoder weights there"),
-        (truncated, "damaged, or not a safetensors file; install recon3d anew"),
+        (truncated, "damaged, or not a safetensors file; train or fetch it anew"),
         (other, f"encoder weights for the head 00000000; {head.form} is wanted"),
         (older, "encoder weights of recon3d-encoder/0; recon3d-encoder/1 is wanted"),
         (less, "do not fit this version of recon3d"),

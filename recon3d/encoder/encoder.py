@@ -15,12 +15,9 @@ from recon3d.encoder.crop import CutOut
 from recon3d.encoder.network import EncoderNetwork, images_of
 from recon3d.encoder.weights import load_weights
 from recon3d.head import HeadModel
-from recon3d.resources import resource_path
 
 Floats = npt.NDArray[np.float32]
 
-#: The weights that come with recon3d.
-DEFAULT_WEIGHTS = "assets/encoder.safetensors"
 _BATCH = 16
 
 
@@ -79,14 +76,14 @@ class FaceEncoder:
         return Told(*(np.zeros((0, *size), np.float32) for size in sizes))
 
 
-def open_encoder(path: str | Path | None = None, head: HeadModel | None = None) -> FaceEncoder:
-    """Open the encoder that comes with recon3d, or another one.
+def open_encoder(path: str | Path, head: HeadModel | None = None) -> FaceEncoder:
+    """Open an encoder.
 
     Args:
-        path: Weights; None takes those that come with recon3d.
+        path: Weights that training wrote.
         head: The head model that it is to be used with.
 
     Raises:
         AssetError: The weights are missing, damaged, of another version, or for another head model.
     """
-    return FaceEncoder(load_weights(path or resource_path(DEFAULT_WEIGHTS), head))
+    return FaceEncoder(load_weights(path, head))

@@ -90,11 +90,11 @@ class EncoderNetwork(nn.Module):
         self.trunk, self.face = FaceTrunk(), MapReader()
         self.eye = CloseLook(EYE_SIZE, (24, 48, 96), config.eye)
         self.mouth = CloseLook(MOUTH_SIZE, (24, 48, 96, 128), config.mouth)
-        width = self.face.width + 2 * config.eye + config.mouth + _POINTS
+        widths = (*self.face.widths, config.eye, config.eye, config.mouth, _POINTS)
+        # Each by itself: the trunk's numbers are a hundred times as large as the others.
+        self.level = nn.ModuleList([nn.LayerNorm(width) for width in widths])
         mixed = config.mixed
-        self.mix = nn.Sequential(
-            nn.LayerNorm(width), nn.Dropout(0.1), nn.Linear(width, mixed), nn.PReLU(mixed)
-        )
+        self.mix = nn.Sequential(nn.Dropout(0.1), nn.Linear(sum(widths), mixed), nn.PReLU(mixed))
         self.correct = nn.Linear(mixed, _POINTS)
         self.judge = nn.Sequential(
             nn.Linear(mixed + _POINTS, mixed), nn.PReLU(mixed), nn.Dropout(0.1),
@@ -126,8 +126,8 @@ class EncoderNetwork(nn.Module):
         whole = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
         frame = FaceFrame.of(points)
         spread = frame.enter(points)
-        sees = (self.face(self.trunk(whole)), *self._close(images, points * CROP_SIZE), spread)
-        mixed = self.mix(torch.cat(sees, dim=1))
+        sees = (*self.face(self.trunk(whole)), *self._close(images, points * CROP_SIZE), spread)
+        mixed = self.mix(torch.cat([level(x) for level, x in zip(self.level, sees, strict=True)], dim=1))
         corrected = spread + self.correct(mixed)
         values = self.out(self.judge(torch.cat((mixed, corrected), dim=1))).float()
         expression, trust, shape, shape_trust, turn, place, here = values.split(self._parts, dim=1)
@@ -166,14 +166,14 @@ class MapReader(nn.Module):
         """Build with random weights."""
         super().__init__()
         self.reduce = nn.ModuleList([nn.Conv2d(128, channels, 1) for _, _, channels in self._PLAN])
-        self.width = sum(cells * cells * channels for _, cells, channels in self._PLAN)
+        self.widths = [cells * cells * channels for _, cells, channels in self._PLAN]
 
-    def forward(self, maps: FaceMaps) -> Tensor:
-        """Return (B,width)."""
+    def forward(self, maps: FaceMaps) -> list[Tensor]:
+        """Return each map as numbers, (B,widths[k])."""
         read = []
         for (name, cells, _), layer in zip(self._PLAN, self.reduce, strict=True):
             read.append(layer(F.adaptive_avg_pool2d(getattr(maps, name), cells)).flatten(1))
-        return torch.cat(read, dim=1)
+        return read
 
 
 class CloseLook(nn.Module):

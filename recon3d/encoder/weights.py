@@ -55,7 +55,7 @@ def load_weights(path: str | Path, head: HeadModel | None = None) -> EncoderNetw
             f"{path}: no encoder weights there ({error.strerror or 'cannot be read'})"
         ) from error
     except SafetensorError as error:
-        raise AssetError(f"{path}: damaged, or not a safetensors file; install recon3d anew") from error
+        raise AssetError(f"{path}: damaged, or not a safetensors file; train or fetch it anew") from error
     if about.get("format") != FORMAT:
         found = about.get("format", "no version")
         raise AssetError(f"{path}: encoder weights of {found}; {FORMAT} is wanted")

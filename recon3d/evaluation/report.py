@@ -119,7 +119,7 @@ def evaluate(
 
     Args:
         head: The open head.
-        weights: Of the encoder; those that come with recon3d when None.
+        weights: Of the encoder; None leaves it out.
         data: Folder with ``photos/lfpw_train.zip``, ``photos/emotion.zip`` and ``livelink/rom_3.csv``; what
             is not there is left out.
         renders: How many are drawn.
@@ -129,7 +129,7 @@ def evaluate(
     """
     from recon3d.encoder.encoder import open_encoder
 
-    reader = Reader(LandmarkSolver(head), open_encoder(weights))
+    reader = Reader(LandmarkSolver(head), None if weights is None else open_encoder(weights))
     report = EvaluationReport()
     folder = data or Path("nowhere")
     recording = folder / "livelink" / "rom_3.csv"
