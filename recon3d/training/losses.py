@@ -33,7 +33,8 @@ class LossWeights:
     """How much each matter counts.
 
     Attributes:
-        expression: Squared error of the units, each by its own spread.
+        expression: Cross entropy of the units, rare ones counting more. (Squared errors reach the shared
+            layers so weakly, through the sigmoids, that the landmarks drown them.)
         shape: Squared error of the identity, each coefficient by what it moves.
         spread: Likelihood of those errors under the variances that the encoder tells.
         geometry: Distance of the dense landmarks on the head, mm.
@@ -44,14 +45,14 @@ class LossWeights:
         presence: Whether a face is there.
     """
 
-    expression: float = 1.0
+    expression: float = 5.0
     shape: float = 0.3
     spread: float = 0.05
-    geometry: float = 0.1
-    openings: float = 0.1
+    geometry: float = 0.05
+    openings: float = 0.05
     rotation: float = 2.0
     projection: float = 0.05
-    landmarks: float = 0.5
+    landmarks: float = 0.1
     presence: float = 0.05
 
 
@@ -84,7 +85,7 @@ class EncoderLoss(nn.Module):
         heavy[list(_HEAVY)] = 3
         self.register_buffer("heavy", heavy / heavy.mean())
         unit_weight = 1 / unit_variance.clamp_min(_LEAST_VARIANCE)
-        self.register_buffer("unit_weight", unit_weight / unit_weight.mean() / unit_variance.mean())
+        self.register_buffer("unit_weight", unit_weight / unit_weight.mean())
         moved = head.shapedirs[..., :shapes].norm(dim=1).mean(0)
         self.register_buffer("shape_weight", moved / moved.mean())
 
@@ -105,7 +106,7 @@ class EncoderLoss(nn.Module):
         projected = self._project(points, told)
         apart = (points - true_points).norm(dim=-1) * self.heavy * 1000
         losses = {
-            "expression": weights.expression * mean(off.square() * self.unit_weight),
+            "expression": weights.expression * mean(_entropy(told, truth) * self.unit_weight),
             "shape": weights.shape * mean(off_shape.square() * self.shape_weight),
             "spread": weights.spread
             * mean(
@@ -147,6 +148,13 @@ def _openings(points: Tensor) -> Tensor:
     """(B,9) how far lids and lips are apart, m."""
     first, second = (list(side) for side in zip(*(_LIDS + _LIPS), strict=True))
     return (points[:, first] - points[:, second]).norm(dim=-1)
+
+
+def _entropy(told: Encoded, truth: Faces) -> Tensor:
+    """Cross entropy (B,52) of units in [0,1] beyond what the truth itself has; 0 where they are equal."""
+    found, true = told.expression.clamp(1e-5, 1 - 1e-5), truth.expression.clamp(1e-5, 1 - 1e-5)
+    cross = F.binary_cross_entropy(found, true, reduction="none")
+    return cross - F.binary_cross_entropy(true, true, reduction="none")
 
 
 def _likelihood(off: Tensor, spread: Tensor) -> Tensor:
