@@ -42,13 +42,13 @@ class Chunk:
         tracklet: (n,) number of its tracklet.
         landmarks: (n, 478, 2) float32 px.
         scores: (n, 52) float32 ARKit scores.
-        told: (n, 52) float32 ARKit units as the encoder sees them, and ...
-        variance: ... (n, 52) what it expects of its squared error; both (n, 0) where no encoder was asked.
         score: (n,) float32 how sure it is a face.
         sharpness: (n,) float32.
         light: (n,) float32.
         state: The tracker's state after the last frame.
         lost: Packets and frames of the clip that could not be decoded so far.
+        told: (n, 52) float32 ARKit units as the encoder sees them, and ...
+        variance: ... (n, 52) what it expects of its squared error; None where no encoder was asked.
     """
 
     times: npt.NDArray[np.float64]
@@ -57,13 +57,13 @@ class Chunk:
     tracklet: npt.NDArray[np.int64]
     landmarks: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
-    told: npt.NDArray[np.float32]
-    variance: npt.NDArray[np.float32]
     score: npt.NDArray[np.float32]
     sharpness: npt.NDArray[np.float32]
     light: npt.NDArray[np.float32]
     state: Mapping[str, Array]
     lost: int
+    told: npt.NDArray[np.float32] | None = None
+    variance: npt.NDArray[np.float32] | None = None
 
     @staticmethod
     def of(
@@ -90,13 +90,13 @@ class Chunk:
             np.array([one.tracklet for _, one in rows], np.int64),
             np.array(points, np.float32).reshape(-1, 478, 2),
             np.array(scores, np.float32).reshape(-1, 52),
-            np.zeros((len(rows), 0), np.float32) if told is None else told.expression,
-            np.zeros((len(rows), 0), np.float32) if told is None else told.variance,
             np.array([face.score for face in faces], np.float32),
             np.array([one.sharpness for _, one in rows], np.float32),
             np.array([one.light for _, one in rows], np.float32),
             state,
             lost,
+            None if told is None else told.expression,
+            None if told is None else told.variance,
         )
 
 
@@ -105,10 +105,8 @@ _DAMAGE = (
     OSError, ValueError, KeyError, EOFError, RuntimeError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
-_ARRAYS = (
-    "times", "cuts", "frame", "tracklet", "landmarks", "scores", "told", "variance", "score", "sharpness",
-    "light",
-)  # fmt: skip
+_ARRAYS = ("times", "cuts", "frame", "tracklet", "landmarks", "scores", "score", "sharpness", "light")
+_TOLD = ("told", "variance")
 
 
 class Records:
@@ -132,6 +130,7 @@ class Records:
             OutputError: The disk is full, or the folder not writable.
         """
         arrays = {name: getattr(chunk, name) for name in _ARRAYS}
+        arrays |= {name: getattr(chunk, name) for name in _TOLD if getattr(chunk, name) is not None}
         state = {_STATE + name: value for name, value in chunk.state.items()}
         with atomic_path(self._path(self.count)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **state, lost=np.array(chunk.lost))
@@ -155,7 +154,7 @@ class Records:
                 files = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
             values = {name: _array(data) for name, data in files.items()}
             state = {k.removeprefix(_STATE): v for k, v in values.items() if k.startswith(_STATE)}
-            arrays = {name: values[name] for name in _ARRAYS}
+            arrays = {name: values[name] for name in (*_ARRAYS, *(k for k in _TOLD if k in values))}
             return Chunk(**arrays, state=state, lost=int(values["lost"]))
         except _DAMAGE:
             return None

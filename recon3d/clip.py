@@ -297,21 +297,21 @@ class _Hints:
     Attributes:
         scores: (B, 52) of the face stage.
         told: (B, 52) of the encoder, and ...
-        variance: ... (B, 52) of its error; both (B, 0) where it was not asked.
+        variance: ... (B, 52) of its error; None where it was not asked.
     """
 
     scores: torch.Tensor
-    told: torch.Tensor
-    variance: torch.Tensor
+    told: torch.Tensor | None = None
+    variance: torch.Tensor | None = None
 
     @staticmethod
     def of(chunk: Chunk, rows: npt.NDArray[Any]) -> _Hints:
-        columns = (chunk.scores[rows], chunk.told[rows], chunk.variance[rows])
-        return _Hints(*(torch.from_numpy(column) for column in columns))
+        columns = (chunk.scores, chunk.told, chunk.variance)
+        return _Hints(*(torch.from_numpy(column[rows]) for column in columns if column is not None))
 
     def guess(self) -> tuple[torch.Tensor, torch.Tensor]:
         """An expression (B, 52), and its confidence."""
-        if self.told.shape[1]:
+        if self.told is not None and self.variance is not None:
             return guess_from_encoder(self.told, self.variance)
         return guess_from_scores(self.scores)
 
@@ -322,7 +322,7 @@ def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor
     for chunk in records:
         inside = rows[(rows >= first) & (rows < first + len(chunk.frame))] - first
         pixels.append(chunk.landmarks[inside])
-        hints.append(vars(_Hints.of(chunk, inside)).values())
+        hints.append([v for v in vars(_Hints.of(chunk, inside)).values() if v is not None])
         first += len(chunk.frame)
     joined = (torch.cat(column) for column in zip(*hints, strict=True))
     return torch.from_numpy(np.concatenate(pixels)), _Hints(*joined)
@@ -333,7 +333,7 @@ def _scores(records: Records, numbers: Sequence[int], frames: int) -> npt.NDArra
     scores = np.zeros((frames, 52), np.float32)
     for chunk in records:
         mine = np.isin(chunk.tracklet, numbers)
-        scores[chunk.frame[mine]] = (chunk.told if chunk.told.shape[1] else chunk.scores)[mine]
+        scores[chunk.frame[mine]] = (chunk.scores if chunk.told is None else chunk.told)[mine]
     return scores
 
 

@@ -92,7 +92,7 @@ def test_a_batch_gives_what_single_images_give(
     together = _predict(networks, images)
     alone = [_predict(networks, image[None]) for image in images]
     torch.testing.assert_close(together.landmarks, torch.cat([p.landmarks for p in alone]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(together.presence, torch.cat([p.presence for p in alone]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(together.presence, torch.cat([p.presence for p in alone]), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (192, 192), (256, 256), (320, 192)])
@@ -175,7 +175,7 @@ def test_training_in_bfloat16_gives_float32_gradients(
 def test_sizes_that_do_not_fit_are_refused(networks: tuple[FaceTrunk, LandmarkHead]) -> None:
     trunk, head = networks
     for shape in [(1, 3, 200, 256), (1, 3, 64, 64), (1, 1, 256, 256), (3, 256, 256)]:
-        with pytest.raises(ValueError, match="multiples of 64"):
+        with pytest.raises(ValueError, match="multiples of 32"):
             trunk(torch.zeros(shape))
     with pytest.raises(ValueError, match="256²"):
         head(trunk(torch.zeros(1, 3, 192, 192)))
