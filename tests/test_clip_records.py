@@ -49,7 +49,9 @@ def assert_same(one: Chunk, other: Chunk) -> None:
     """Equal to the last bit."""
     assert one.state.keys() == other.state.keys() and one.lost == other.lost
     pairs = [
-        (getattr(one, name), getattr(other, name)) for name in vars(one) if name not in ("state", "lost")
+        (getattr(one, name), getattr(other, name))
+        for name in vars(one)
+        if name not in ("state", "lost") and getattr(one, name) is not None
     ]
     for a, b in [*pairs, *((one.state[name], other.state[name]) for name in one.state)]:
         assert a.dtype == b.dtype
