@@ -401,3 +401,13 @@ def test_frames_that_cannot_be_decoded_are_counted(source: DenseSource, tmp_path
     records, _ = look(path, tmp_path / "work", source)
     assert records.last is not None
     assert (records.frames, records.last.lost) == (count, lost)
+
+
+def test_what_an_encoder_told_is_read_again(tmp_path: Path) -> None:
+    first = chunk(0)
+    told = np.random.default_rng(0).random((2, len(first.frame), 52), np.float32)
+    Records(tmp_path).append(replace(first, told=told[0], variance=told[1]))
+    (read,) = Records(tmp_path)
+    assert read.told is not None and read.variance is not None
+    np.testing.assert_array_equal(read.told, told[0])
+    np.testing.assert_array_equal(read.variance, told[1])
