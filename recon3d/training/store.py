@@ -24,7 +24,7 @@ from recon3d.files import atomic_path, make_folder
 from recon3d.training.synthetic import Faces, SyntheticFaces, SyntheticSettings
 
 #: To be raised when the same specification no longer gives the same pictures.
-VERSION = 3
+VERSION = 4
 #: Pictures drawn at once.
 _BATCH = 16
 

@@ -17,6 +17,7 @@ from recon3d.render.rasterize import Fragments, blend, images_of, rasterize, sca
 from recon3d.render.shading import vertex_normals
 from recon3d.training.expressions import ExpressionSampler, Floats
 from recon3d.training.synthetic.canvas import Canvas
+from recon3d.training.synthetic.crevices import crevices, draw_strength
 from recon3d.training.synthetic.extras import Wardrobe, draw_outfit, dress
 from recon3d.training.synthetic.eyes import draw_eyes
 from recon3d.training.synthetic.finish import cover, expose, wear
@@ -36,6 +37,8 @@ from recon3d.training.synthetic.skin import draw_skin
 
 #: Dense landmark on the bridge of the nose, and the head model's point where the neck ends.
 _BRIDGE, _NECK = 168, (0.0, -0.165, -0.02)
+#: How far before the surface shadows are looked for, m.
+_OFF = 0.003
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +150,14 @@ class SyntheticFaces:
         faces = self._wardrobe.faces
         pixels = view.camera.project(placed)
         fragments = rasterize(pixels, faces, view.camera.size)
-        colors = self._colors(placed, fragments, makeups, generators)
+        colors = self._colors(placed, view, fragments, makeups, generators)
         backgrounds = self._backgrounds(view, generators)
         shown = torch.where(fragments.mask[..., None], colors, backgrounds.permute(0, 2, 3, 1))
         smooth = antialias(shown, fragments, pixels, faces)
         return smooth.permute(0, 3, 1, 2).contiguous(), fragments.mask
 
     def _colors(
-        self, placed: Tensor, fragments: Fragments, makeups: list[Makeup],
+        self, placed: Tensor, view: View, fragments: Fragments, makeups: list[Makeup],
         generators: list[np.random.Generator],
     ) -> Tensor:  # fmt: skip
         faces = self._wardrobe.faces
@@ -165,13 +168,21 @@ class SyntheticFaces:
         points, normals = own[:, :3], F.normalize(own[:, 3:], dim=1)
         fixed = self._shader.fixed(triangle, weights)
         lights = [draw_light(self._settings, rng) for rng in generators]
-        lit = self._lit(points, image, placed, lights)
+        # A little before the surface, so that it does not lie in its own shadow.
+        lit = self._lit(points + _OFF * normals, image, placed, lights)
+        open_ = self._open(view, fragments, generators).flatten()[where]
         counts = torch.bincount(image, minlength=len(makeups)).tolist()
-        parts = [x.split(counts) for x in (triangle, fixed, points, normals, lit)]
+        parts = [x.split(counts) for x in (triangle, fixed, points, normals, lit, open_)]
         colored = []
         for k, (makeup, light) in enumerate(zip(makeups, lights, strict=True)):
             colored.append(self._shader.colors(makeup, light, *(part[k] for part in parts)))
         return scatter(torch.cat(colored), where, fragments)
+
+    def _open(self, view: View, fragments: Fragments, generators: list[np.random.Generator]) -> Tensor:
+        """(B,S,S) how much of the light from all around reaches each pixel."""
+        scales = (view.camera.focal / view.translation[:, 2]).tolist()
+        drawn = zip(fragments.depth, scales, generators, strict=True)
+        return torch.stack([crevices(depth, scale, draw_strength(rng)) for depth, scale, rng in drawn])
 
     def _lit(self, points: Tensor, image: Tensor, placed: Tensor, lights: list[Light]) -> Tensor:
         """(n,) whether each point sees its picture's lamp; soft lamps cast no shadow."""

@@ -175,7 +175,7 @@ def shadows(points: Tensor, image: Tensor, verts: Tensor, faces: Tensor, lamps: 
 
 
 #: Side of the shadow's picture, px; its width and the lamp's distance, m; how much deeper counts as behind.
-_SHADOW_SIDE, _SHADOW_WIDTH, _FAR, _BIAS = 160, 0.42, 5.0, 0.004
+_SHADOW_SIDE, _SHADOW_WIDTH, _FAR, _BIAS = 192, 0.42, 5.0, 0.003
 
 
 def draw_background(size: int, rng: np.random.Generator) -> Tensor:

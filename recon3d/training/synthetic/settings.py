@@ -32,8 +32,8 @@ class SyntheticSettings:
 
     size: int = 256
     identity: tuple[float, float] = (0.4, 1.2)
-    warp: float = 1.6
-    style: float = 0.22
+    warp: float = 1.2
+    style: float = 0.18
     yaw: float = 50.0
     pitch: float = 28.0
     distance: tuple[float, float] = (0.28, 2.5)
@@ -45,7 +45,7 @@ class SyntheticSettings:
     glasses: float = 0.1
     covered: float = 0.07
     nothing: float = 0.02
-    wear: float = 0.6
+    wear: float = 0.5
     skin: tuple[float, float] = (0.0, 1.0)
     framing: float = 0.04
 
@@ -56,12 +56,13 @@ TRAINING = SyntheticSettings()
 #: What training never sees: identities beyond its range, other ways to show a unit, harder light.
 OTHER = SyntheticSettings(
     identity=(1.2, 1.5),
-    warp=2.5,
-    style=0.3,
+    warp=1.8,
+    style=0.24,
     distance=(0.22, 4.0),
     hard_light=1.0,
     lamp=(1.0, 2.2),
     plain=0.2,
+    covered=0.0,
     nothing=0.0,
     wear=0.3,
     framing=0.05,

@@ -88,6 +88,7 @@ class Shader:
         points: Tensor,
         normals: Tensor,
         lit: Tensor,
+        reached: Tensor,
     ) -> Tensor:
         """Return linear colours (n,3) of one picture's surface points.
 
@@ -99,6 +100,7 @@ class Shader:
             points: (n,3) camera space, m.
             normals: (n,3) unit, outward, camera space.
             lit: (n,) whether the lamp reaches them, [0,1].
+            reached: (n,) how much of the light from all around does.
         """
         material = self._wardrobe.material[triangle]
         view = F.normalize(-points, dim=1)
@@ -109,7 +111,7 @@ class Shader:
         towards = (normals @ light.lamp)[:, None]
         direct = ((towards + bleed) / (1 + bleed)).clamp_min(0) * light.color
         lit = lit[:, None]
-        around = irradiance(normals, light.around)
+        around = irradiance(normals, light.around) * reached[:, None]
         inside = self._inside(material, carried[:, 6])
         half = F.normalize(view + light.lamp, dim=1)
         lobe = (normals * half).sum(1).clamp_min(1e-4) ** shine * gloss
