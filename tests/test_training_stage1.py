@@ -40,7 +40,8 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smoke(renders: Path, *, batch: int = 32, passes: float = 4) -> Stage1Config:
     config = read_config("smoke")
     data = replace(config.data, folder=str(renders), renders=128, held_out=32, shard=32)
-    return replace(config, data=data, optimizer=replace(config.optimizer, batch=batch, passes=passes))
+    reading = replace(config.reading, batch=batch, passes=passes)
+    return replace(config, data=data, reading=reading, whole=replace(config.whole, batch=batch))
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +72,26 @@ def test_the_loss_falls_on_faces_it_never_saw(
 
 def test_what_a_run_leaves_behind(trained: tuple[Stage1, Path, list[str]]) -> None:
     _, out, _ = trained
-    assert {"encoder.safetensors", "scores.json", "checkpoint.pt", "log"} == {p.name for p in out.iterdir()}
+    assert {"encoder.safetensors", "scores.json", "reading.pt", "whole.pt", "log"} == {
+        p.name for p in out.iterdir()
+    }
     assert any((out / "log").iterdir())
 
 
-def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(renders: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["reading", "whole"])
+def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(
+    renders: Path, tmp_path: Path, part: str
+) -> None:
     config = smoke(renders, passes=2)  # 8 steps
+    config = replace(config, **{"whole" if part == "reading" else "reading": replace(config.whole, passes=0)})
     whole = Stage1(config, tmp_path / "whole", lambda line: None)
     whole.run()
 
     cut = Stage1(config, tmp_path / "cut", lambda line: None)
     real = cut._stream
 
-    def short(fabric, step):  # type: ignore[no-untyped-def]
-        for k, faces in enumerate(real(fabric, step)):
+    def short(fabric, options, maps, step):  # type: ignore[no-untyped-def]
+        for k, faces in enumerate(real(fabric, options, maps, step)):
             if k == 5 and step == 0:
                 return
             yield faces
@@ -100,7 +107,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(renders: Path
 
 
 def test_a_checkpoint_of_another_network_is_refused(renders: Path, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    (tmp_path / "reading.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a checkpoint of this configuration; remove it"):
         Stage1(smoke(renders), tmp_path, lambda line: None).run()
 
@@ -118,14 +125,14 @@ def test_batches_go_through_everything_once(renders: Path, trained: tuple[Stage1
     seen = [
         row
         for b in batches(run._train, range(4), 16, np.random.default_rng(0))
-        for row in b.shape[:, 0].tolist()
+        for row in b.faces.shape[:, 0].tolist()
     ]
     every = [row for k in range(4) for row in run._train.shard(k).shape[:, 0].tolist()]
     assert sorted(seen) == sorted(every)
     again = [
         row
         for b in batches(run._train, range(4), 16, np.random.default_rng(0))
-        for row in b.shape[:, 0].tolist()
+        for row in b.faces.shape[:, 0].tolist()
     ]
     assert seen == again
 
@@ -142,8 +149,8 @@ def test_a_store_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[data]\nrendrs = 3\n", "'rendrs' does not exist; choose of"),
-        ("[optimizer]\nbatch = 'many'\n", "'batch' must be of type int, not 'many'"),
-        ("[optimizer]\nbatch = true\n", "'batch' must be of type int"),
+        ("[reading]\nbatch = 'many'\n", "'batch' must be of type int, not 'many'"),
+        ("[reading]\nbatch = true\n", "'batch' must be of type int"),
         ("data = 3\n", "'data' must be a table"),
         ("data = [\n", "not a TOML file"),
     ],
@@ -193,7 +200,7 @@ def test_wrong_weights_are_refused_in_one_line(head: HeadModel, tmp_path: Path) 
         (tmp_path / "none.safetensors", "no encoder weights there"),
         (truncated, "damaged, or not a safetensors file; train or fetch it anew"),
         (other, f"encoder weights for the head 00000000; {head.form} is wanted"),
-        (older, "encoder weights of recon3d-encoder/0; recon3d-encoder/1 is wanted"),
+        (older, "encoder weights of recon3d-encoder/0; recon3d-encoder/2 is wanted"),
         (less, "do not fit this version of recon3d"),
     ):
         with pytest.raises(AssetError, match=message) as caught:
@@ -209,8 +216,8 @@ def test_score_tells_a_perfect_encoder_from_a_bad_one(
     class Knowing(EncoderNetwork):
         """Tells the truth, which it looks up by the landmarks."""
 
-        def forward(self, images, points):  # type: ignore[no-untyped-def]
-            told = super().forward(images, points)
+        def forward(self, images, points, maps=None):  # type: ignore[no-untyped-def]
+            told = super().forward(images, points, maps)
             truth = run_store.shard(0)
             rows = torch.stack([(truth.detected - p).abs().sum((1, 2)).argmin() for p in points])
             return told._replace(expression=truth.expression[rows], rotation=truth.rotation[rows])

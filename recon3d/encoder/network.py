@@ -1,9 +1,9 @@
 """The image encoder: a cut-out of a face in, identity, expression and pose out.
 
-A trunk (``FaceTrunk``) sees the whole cut-out, made smaller; the face stage's landmarks tell where eyes and
-mouth are, and two small networks look at those closely, where the trunk's coarse maps are blind. What all of
-them found first corrects the landmarks, because the head model's own ones tell most of an expression; with
-these it is mixed once more, and read out. The idea of regressing a head
+A trunk (``FaceTrunk``) sees the whole cut-out; the face stage's landmarks tell where eyes, mouth and nose
+are, and small networks look at those closely, where the trunk's coarse maps are blind. What all of them
+found first corrects the landmarks, because the head model's own ones tell most of an expression; with these
+it is mixed once more, and read out. The idea of regressing a head
 model's parameters with separate care for the expression is SMIRK's (G. Retsinas et al., 3D Facial
 Expressions through Analysis-by-Neural-Synthesis, 2024).
 """
@@ -19,19 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recon3d.conventions import ARKIT_NAMES, FRONTAL
-from recon3d.encoder.trunk import CROP_SIZE, FaceMaps, FaceTrunk
+from recon3d.encoder.trunk import CROP_SIZE, WIDTHS, FaceMaps, FaceTrunk
 
 #: Dense landmarks around each eye and the mouth, and the corners that tell a face's size.
 _RIGHT_EYE = (33, 133, 159, 145, 158, 153)
 _LEFT_EYE = (263, 362, 386, 374, 385, 380)
 _MOUTH = (61, 291, 0, 17, 13, 14)
+#: Between the brows, and the tip of the nose.
+_MIDDLE = (9, 4)
 _CORNERS = (33, 263)
 #: Landmarks that expressions move little: nose and cheekbones.
 _STILL = (6, 1, 50, 280)
 #: Heights and widths of the close looks, px.
-EYE_SIZE, MOUTH_SIZE = (48, 64), (64, 96)
+EYE_SIZE, MOUTH_SIZE, MIDDLE_SIZE = (48, 64), (64, 96), (80, 96)
 #: What they show, in parts of the distance between the outer eye corners: width.
-_EYE_WIDTH, _MOUTH_WIDTH = 0.75, 1.15
+_EYE_WIDTH, _MOUTH_WIDTH, _MIDDLE_WIDTH = 0.75, 1.15, 1.4
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,20 @@ class EncoderConfig:
     """Sizes of the encoder.
 
     Attributes:
-        side: Width and height of the picture that the trunk sees, px.
         shapes: Identity coefficients that it tells.
         mixed: Numbers that hold all that was seen.
         eye: Numbers that the look at an eye gives, and ...
-        mouth: ... at the mouth.
-        frozen: Stages of the trunk, finest first, that training leaves as they came.
+        mouth: ... at the mouth, and ...
+        middle: ... at brows, nose and cheeks.
+        points: Numbers that landmarks are made fewer to.
     """
 
-    side: int = 192
     shapes: int = 60
     mixed: int = 512
     eye: int = 128
     mouth: int = 192
-    frozen: int = 2
+    middle: int = 128
+    points: int = 256
 
 
 class Encoded(NamedTuple):
@@ -90,14 +92,18 @@ class EncoderNetwork(nn.Module):
         self.trunk, self.face = FaceTrunk(), MapReader()
         self.eye = CloseLook(EYE_SIZE, (24, 48, 96), config.eye)
         self.mouth = CloseLook(MOUTH_SIZE, (24, 48, 96, 128), config.mouth)
-        widths = (*self.face.widths, config.eye, config.eye, config.mouth, _POINTS)
+        self.middle = CloseLook(MIDDLE_SIZE, (24, 48, 96, 128), config.middle)
+        self.gather = nn.Linear(_POINTS, config.points)
+        widths = (
+            *self.face.widths, config.eye, config.eye, config.mouth, config.middle, config.points,
+        )  # fmt: skip
         # Each by itself: the trunk's numbers are a hundred times as large as the others.
         self.level = nn.ModuleList([nn.LayerNorm(width) for width in widths])
         mixed = config.mixed
         self.mix = nn.Sequential(nn.Dropout(0.1), nn.Linear(sum(widths), mixed), nn.PReLU(mixed))
         self.correct = nn.Linear(mixed, _POINTS)
         self.judge = nn.Sequential(
-            nn.Linear(mixed + _POINTS, mixed), nn.PReLU(mixed), nn.Dropout(0.1),
+            nn.Linear(mixed + config.points, mixed), nn.PReLU(mixed), nn.Dropout(0.1),
             nn.Linear(mixed, mixed), nn.PReLU(mixed),
         )  # fmt: skip
         units = len(ARKIT_NAMES)
@@ -115,21 +121,21 @@ class EncoderNetwork(nn.Module):
             self.out.bias[:units] = -2.0
             self.out.bias[units : 2 * units] = -3.5
 
-    def forward(self, images: Tensor, points: Tensor) -> Encoded:
+    def forward(self, images: Tensor, points: Tensor, maps: Tensor | None = None) -> Encoded:
         """Look at faces.
 
         Args:
             images: (B,3,256,256) RGB in [0,1], cut out by ``recon3d.encoder.crop.face_region``.
             points: (B,478,3) dense landmarks in parts of the cut-out's side; z on the same scale.
+            maps: What ``trunk_maps`` tells of the images, where that is known already.
         """
-        side = self.config.side
-        whole = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+        maps = self.trunk_maps(images) if maps is None else maps
         frame = FaceFrame.of(points)
         spread = frame.enter(points)
-        sees = (*self.face(self.trunk(whole)), *self._close(images, points * CROP_SIZE), spread)
+        sees = (*self.face(maps), *self._close(images, points * CROP_SIZE), self.gather(spread))
         mixed = self.mix(torch.cat([level(x) for level, x in zip(self.level, sees, strict=True)], dim=1))
         corrected = spread + self.correct(mixed)
-        values = self.out(self.judge(torch.cat((mixed, corrected), dim=1))).float()
+        values = self.out(self.judge(torch.cat((mixed, self.gather(corrected)), dim=1))).float()
         expression, trust, shape, shape_trust, turn, place, here = values.split(self._parts, dim=1)
         return Encoded(
             expression=torch.sigmoid(expression),
@@ -142,14 +148,19 @@ class EncoderNetwork(nn.Module):
             landmarks=frame.leave(corrected),
         )
 
-    def _close(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the close looks tell of the right eye, the left one, mirrored, and the mouth."""
+    def trunk_maps(self, images: Tensor) -> Tensor:
+        """Return what the trunk sees in (B,3,256,256), as (B,``MapReader.SIZE``)."""
+        return MapReader.pooled(self.trunk(images))
+
+    def _close(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the close looks tell of the right eye, the left one, mirrored, the mouth and the middle."""
         unit = _unit(points).clamp_min(8)
         right = _window(images, points[:, _RIGHT_EYE, :2].mean(1), unit * _EYE_WIDTH, EYE_SIZE)
         left = _window(images, points[:, _LEFT_EYE, :2].mean(1), unit * _EYE_WIDTH, EYE_SIZE).flip(3)
         mouth = _window(images, points[:, _MOUTH, :2].mean(1), unit * _MOUTH_WIDTH, MOUTH_SIZE)
+        middle = _window(images, points[:, _MIDDLE, :2].mean(1), unit * _MIDDLE_WIDTH, MIDDLE_SIZE)
         first, second = self.eye(torch.cat((right, left))).chunk(2)
-        return first, second, self.mouth(mouth)
+        return first, second, self.mouth(mouth), self.middle(middle)
 
 
 #: Numbers that the landmarks give: x, y and z of each.
@@ -159,20 +170,29 @@ _POINTS = 478 * 3
 class MapReader(nn.Module):
     """Makes the trunk's maps few enough to be read as numbers, each kept at its place."""
 
-    #: Map, cells a side that it is averaged to, channels that it is reduced to.
-    _PLAN = (("stride16", 6, 24), ("stride32", 6, 32), ("stride64", 3, 64), ("stride128", 1, 128))
+    #: Map, cells a side, channels that it is reduced to.
+    _PLAN = (("stride16", 8, 16), ("stride32", 8, 32), ("stride64", 4, 64), ("stride128", 2, 128))
+    #: Numbers that are read.
+    SIZE = sum(WIDTHS[-1] * cells * cells for _, cells, _ in _PLAN)
 
     def __init__(self) -> None:
         """Build with random weights."""
         super().__init__()
-        self.reduce = nn.ModuleList([nn.Conv2d(128, channels, 1) for _, _, channels in self._PLAN])
+        self.reduce = nn.ModuleList([nn.Conv2d(WIDTHS[-1], channels, 1) for _, _, channels in self._PLAN])
         self.widths = [cells * cells * channels for _, cells, channels in self._PLAN]
 
-    def forward(self, maps: FaceMaps) -> list[Tensor]:
-        """Return each map as numbers, (B,widths[k])."""
+    @staticmethod
+    def pooled(maps: FaceMaps) -> Tensor:
+        """Return the maps that are read as (B,SIZE), the finest one averaged."""
+        chosen = (F.avg_pool2d(maps.stride16, 2), maps.stride32, maps.stride64, maps.stride128)
+        return torch.cat([part.flatten(1) for part in chosen], dim=1)
+
+    def forward(self, maps: Tensor) -> list[Tensor]:
+        """Return each map as numbers, (B,widths[k]); the maps are (B,SIZE)."""
+        sizes = [WIDTHS[-1] * cells * cells for _, cells, _ in self._PLAN]
         read = []
-        for (name, cells, _), layer in zip(self._PLAN, self.reduce, strict=True):
-            read.append(layer(F.adaptive_avg_pool2d(getattr(maps, name), cells)).flatten(1))
+        for part, (_, cells, _), layer in zip(maps.split(sizes, dim=1), self._PLAN, self.reduce, strict=True):
+            read.append(layer(part.unflatten(1, (-1, cells, cells))).flatten(1))
         return read
 
 

@@ -16,7 +16,7 @@ from recon3d.files import atomic_path
 from recon3d.head import HeadModel
 
 #: Of the network's structure; weights of another one are refused.
-FORMAT = "recon3d-encoder/1"
+FORMAT = "recon3d-encoder/2"
 
 
 def save_weights(path: Path, network: EncoderNetwork, head: HeadModel) -> None:

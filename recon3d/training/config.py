@@ -54,18 +54,22 @@ class OptimizerConfig:
             to zero over the passes.
         batch: Pictures a step (of each process).
         rate: Highest learning rate of new layers.
-        trunk_rate: The same of the pretrained trunk.
+        trunk_rate: The same of the pretrained trunk; 0 leaves it as it came, and it need look at every render
+            only once.
+        frozen: Stages of the trunk, finest first, that stay as they came in any case. Most of the time would
+            go into the finest, which see edges and little else.
         warm_up: Steps over which the rate rises.
         decay: Weight decay.
         average: Decay of the averaged weights a step.
         precision: Of Lightning Fabric: "32-true", "bf16-mixed", "16-mixed".
     """
 
-    minutes: float = 110
-    passes: float = 4
-    batch: int = 64
+    minutes: float = 60
+    passes: float = 12
+    batch: int = 128
     rate: float = 1e-3
-    trunk_rate: float = 2e-4
+    trunk_rate: float = 0.0
+    frozen: int = 2
     warm_up: int = 200
     decay: float = 0.02
     average: float = 0.998
@@ -74,11 +78,24 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class Stage1Config:
-    """A run of the first stage: the encoder from renders."""
+    """A run of the first stage: the encoder from renders.
+
+    Attributes:
+        network: Sizes.
+        data: Renders.
+        reading: How to learn to read what the pretrained trunk sees.
+        whole: How to go on, the trunk learning too.
+        losses: What counts how much.
+    """
 
     network: EncoderConfig = field(default_factory=EncoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    reading: OptimizerConfig = field(default_factory=OptimizerConfig)
+    whole: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            minutes=30, passes=3, batch=64, rate=3e-4, trunk_rate=1e-4, warm_up=100
+        )
+    )
     losses: LossWeights = field(default_factory=LossWeights)
 
 

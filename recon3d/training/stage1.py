@@ -1,7 +1,8 @@
 """The first stage of training: the encoder learns from renders, whose every parameter is known.
 
-The trunk starts from MediaPipe's landmark network. Weights are averaged while they are trained, and the
-average is what is kept. A run that was cut off goes on from its last checkpoint as if nothing had happened.
+The trunk starts from MediaPipe's landmark network. First all else learns to read what that sees; then the
+whole learns. Weights are averaged while they are trained, and the average is what is kept. A run that was cut
+off goes on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from recon3d.evaluation.metrics import rotation_error_degrees, unit_correlation
 from recon3d.files import atomic_path, make_folder
 from recon3d.head import load_head
 from recon3d.media._ahead import prefetched
-from recon3d.training.config import Stage1Config
+from recon3d.training.config import OptimizerConfig, Stage1Config
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
 from recon3d.training.mirror import Mirror
+from recon3d.training.remembered import RememberedMaps
 from recon3d.training.store import RenderStore, StoreSpec, batches
 from recon3d.training.synthetic import OTHER, TRAINING, Faces
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 _LOG_EVERY, _CHECKPOINT_SECONDS = 50, 300.0
 #: How much of the landmark network's errors training lets the encoder see, lowest and highest.
-_BLEND = (0.2, 1.0)
+_BLEND = (0.5, 1.0)
 Floats = npt.NDArray[np.float64]
 Say = Callable[[str], None]
 
@@ -83,19 +85,18 @@ class Stage1:
 
     def run(self) -> dict[str, Score]:
         """Draw what is to be drawn, train, write ``encoder.safetensors``; return the scores at the end."""
-        fabric = _fabric(self.config.optimizer.precision)
+        fabric = _fabric(self.config.reading.precision)
         self._draw(fabric)
         torch.manual_seed(self.config.data.seed)
         network = EncoderNetwork(self.config.network)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.trunk.load_state_dict(pretrained_trunk()[0].state_dict())
-        # Most of the time would go into the finest maps, which see edges and little else.
-        network.trunk.stages[: self.config.network.frozen].requires_grad_(False)
         loss = EncoderLoss(
             self.head, self.config.network.shapes, self._unit_variance(), self.config.losses
         ).to(fabric.device)
-        state = self._learn(fabric, network, loss)
-        network.load_state_dict(state)
+        for name, options in (("reading", self.config.reading), ("whole", self.config.whole)):
+            if options.passes and options.minutes:
+                network.load_state_dict(self._learn(fabric, network, loss, name, options))
         scores = {name: self.score(network, loss, name) for name in self._held_out}
         if fabric.is_global_zero:
             save_weights(self.folder / "encoder.safetensors", network, self.head)
@@ -126,18 +127,27 @@ class Stage1:
         ]
         return torch.cat(first).var(0)
 
-    def _learn(self, fabric: Fabric, network: EncoderNetwork, loss: EncoderLoss) -> dict[str, Tensor]:
+    def _learn(
+        self, fabric: Fabric, network: EncoderNetwork, loss: EncoderLoss, name: str, options: OptimizerConfig
+    ) -> dict[str, Tensor]:
         """Train; return the averaged weights."""
-        options, shards = self.config.optimizer, self._shards(self.config.data.renders)
+        shards, maps = self._shards(self.config.data.renders), None
+        if not options.trunk_rate:
+            maps = RememberedMaps(self._train, network.to(fabric.device))
+            if fabric.is_global_zero:
+                maps.make(shards, self._say)
+            fabric.barrier()
+        network.trunk.requires_grad_(bool(options.trunk_rate))
+        network.trunk.stages[: options.frozen].requires_grad_(False)
         optimizer = _optimizer(network, options.rate, options.trunk_rate, options.decay)
         model, optimizer = fabric.setup(network, optimizer)
-        steps = max(
-            1, int(options.passes * shards * (self.config.data.shard // (options.batch * fabric.world_size)))
-        )
-        progress = _Progress.start(self.folder / "checkpoint.pt", network, optimizer)
-        log = _Log(self.folder / "log", progress.step) if fabric.is_global_zero else None
+        a_pass = shards * (self.config.data.shard // (options.batch * fabric.world_size))
+        steps = max(1, int(options.passes * a_pass))
+        checkpoint = self.folder / f"{name}.pt"
+        progress = _Progress.start(checkpoint, network, optimizer)
+        log = _Log(self.folder / "log" / name, progress.step) if fabric.is_global_zero else None
         clock, saved = time.monotonic() - progress.seconds, time.monotonic()
-        for faces in prefetched(self._stream(fabric, progress.step), 3):
+        for faces, seen in prefetched(self._stream(fabric, options, maps, progress.step), 3):
             progress.seconds = time.monotonic() - clock
             if progress.step >= steps or progress.seconds > options.minutes * 60:
                 break
@@ -145,7 +155,8 @@ class Stage1:
             faces = _to(faces, fabric.device)
             # Dropout by the step's number, so that a run that was cut off goes on with the same.
             torch.manual_seed(hash((self.config.data.seed, progress.step, fabric.global_rank)))
-            losses = loss(model(*_inputs(faces)), faces)
+            told = model(*_inputs(faces), None if seen is None else seen.to(fabric.device))
+            losses = loss(told, faces)
             optimizer.zero_grad()
             fabric.backward(losses["total"])
             fabric.clip_gradients(model, optimizer, max_norm=5.0)
@@ -153,15 +164,17 @@ class Stage1:
             progress.step += 1
             progress.average(network, options.average)
             if log is not None and progress.step % _LOG_EVERY == 0:
-                self._say(log.write(progress, losses, optimizer, faces))
+                self._say(f"{name}: {log.write(progress, losses, optimizer, faces)}")
             if fabric.is_global_zero and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                progress.save(self.folder / "checkpoint.pt", network, optimizer)
+                progress.save(checkpoint, network, optimizer)
                 saved = time.monotonic()
         if fabric.is_global_zero:
-            progress.save(self.folder / "checkpoint.pt", network, optimizer)
+            progress.save(checkpoint, network, optimizer)
         return progress.averaged
 
-    def _stream(self, fabric: Fabric, step: int) -> Iterator[Faces]:
+    def _stream(
+        self, fabric: Fabric, options: OptimizerConfig, maps: RememberedMaps | None, step: int
+    ) -> Iterator[tuple[Faces, Tensor | None]]:
         """Batches without end, from a step on; what comes when depends on the seed alone."""
         shards = range(self._shards(self.config.data.renders))
         mine = (
@@ -169,14 +182,15 @@ class Stage1:
             if len(shards) >= fabric.world_size
             else shards
         )
-        size, number, round_ = self.config.optimizer.batch, 0, 0
+        number, round_ = 0, 0
         while True:
             rng = np.random.default_rng((self.config.data.seed, round_, fabric.global_rank))
-            for faces in batches(self._train, mine, size, rng):
-                flip, blend = rng.random() < 0.5, rng.uniform(*_BLEND, len(faces.shape))
+            for batch in batches(self._train, mine, options.batch, rng):
+                flip, blend = rng.random() < 0.5, rng.uniform(*_BLEND, len(batch.row))
                 if number >= step:
-                    eased = _better_seen(faces, blend)
-                    yield self.mirror(eased) if flip else eased
+                    faces = _better_seen(batch.faces, blend)
+                    seen = None if maps is None else maps.of(batch, flipped=flip)
+                    yield (self.mirror(faces) if flip else faces), seen
                 number += 1
             round_ += 1
 
@@ -187,8 +201,8 @@ def score(network: EncoderNetwork, loss: EncoderLoss, store: RenderStore, shards
     was, device = network.training, next(network.parameters()).device
     network.eval()
     told, truth, total = [], [], []
-    for faces in batches(store, range(shards), 64, np.random.default_rng(0)):
-        faces = _to(faces, device)
+    for batch in batches(store, range(shards), 64, np.random.default_rng(0)):
+        faces = _to(batch.faces, device)
         found = network(*_inputs(faces))
         total.append(float(loss(found, faces)["total"]))
         here = faces.present

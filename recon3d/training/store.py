@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,20 @@ def _fingerprint(path: str | None) -> str | None:
     return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+class Batch(NamedTuple):
+    """B renders, and which they are.
+
+    Attributes:
+        faces: The renders.
+        shard: (B,) the shard of each, and ...
+        row: (B,) ... its place there.
+    """
+
+    faces: Faces
+    shard: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+
+
 class RenderStore:
     """A set of renders in a folder, one sub-folder a specification."""
 
@@ -107,22 +122,22 @@ class RenderStore:
 
 def batches(
     store: RenderStore, shards: range, size: int, rng: np.random.Generator, *, together: int = 4
-) -> Iterator[Faces]:
+) -> Iterator[Batch]:
     """Go once through shards in random order, ``together`` of them mixed, in batches of one size."""
     order = rng.permutation(np.array(shards))
     for start in range(0, len(order), together):
         opened = [store.shard(int(k)) for k in order[start : start + together]]
         places = rng.permutation(len(opened) * store.spec.shard)
         for rows in np.array_split(places, max(1, len(places) // size)):
-            yield _gather(opened, rows[:size], store.spec.shard)
+            lot, row = rows[:size] // store.spec.shard, rows[:size] % store.spec.shard
+            yield Batch(_gather(opened, lot, row), order[start + lot], row)
 
 
-def _gather(opened: list[Faces], rows: npt.NDArray[np.int64], size: int) -> Faces:
-    """Collect rows from several shards of one size."""
-    shard, place = rows // size, torch.from_numpy(rows % size)
-    columns = {}
+def _gather(opened: list[Faces], lot: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> Faces:
+    """Collect rows from several shards."""
+    places, columns = torch.from_numpy(row), {}
     for field in fields(Faces):
-        parts = [getattr(opened[s], field.name)[p] for s, p in zip(shard.tolist(), place, strict=True)]
+        parts = [getattr(opened[k], field.name)[p] for k, p in zip(lot.tolist(), places, strict=True)]
         columns[field.name] = torch.stack(parts)
     return Faces(**columns)
 
