@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 
 from recon3d.capture import Capture
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.export._still import camera_vertices
 from recon3d.export.clip_texture import Keeper, bake_clip_texture, texture_frames
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.head.rotation import matrix_to_axis_angle
 from recon3d.media.video import Frame
 from recon3d.render.camera import Camera
@@ -22,12 +21,6 @@ from recon3d.render.rasterize import interpolate, rasterize
 Pixels = npt.NDArray[np.uint8]
 
 _SIZE = (256, 256)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    """The open head."""
-    return load_head()
 
 
 def turning(head: HeadModel, degrees: npt.NDArray[np.float64], arkit: npt.NDArray[np.float32]) -> Capture:

@@ -15,14 +15,9 @@ from recon3d.encoder.crop import CROP_MARGIN, CROP_SIZE, cut_out, face_region
 from recon3d.encoder.encoder import FaceEncoder
 from recon3d.encoder.network import EncoderConfig, EncoderNetwork, FaceFrame
 from recon3d.face import Face, open_face_source
-from recon3d.head import HeadModel, load_head
+from recon3d.head import load_head
 
 ASTRONAUT: np.ndarray = skimage.data.astronaut()
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

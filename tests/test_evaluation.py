@@ -35,22 +35,12 @@ from recon3d.evaluation.synthetic import (
 )
 from recon3d.face import Face
 from recon3d.fitting import LandmarkSolver, default_focal
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ARCHIVE = DATA / "photos" / "lfpw_train.zip"
 RECORDING = DATA / "livelink" / "rom_3.csv"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

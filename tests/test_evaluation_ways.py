@@ -21,15 +21,9 @@ from recon3d.evaluation.expressions import BOTH, BOTH_SCORES, ENCODER, LANDMARKS
 from recon3d.evaluation.renders import draw_renders, score_renders, shape_error
 from recon3d.evaluation.report import EvaluationReport
 from recon3d.fitting import LandmarkSolver
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.training.expressions import ExpressionSampler
 from recon3d.training.synthetic import OTHER
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    torch.set_num_threads(1)
-    return load_head()
 
 
 def test_every_way_is_judged_on_the_same_renders(head: HeadModel) -> None:
@@ -81,8 +75,8 @@ def test_emotion_pictures_are_read_in_order_and_wrong_files_explained(tmp_path: 
     read = list(read_emotions(archive))
     assert [label for _, label in read] == ["anger", "joy"]
     assert read[0][0].shape == (6, 8, 3) and read[0][0].max() == 100
-    with pytest.raises(InputError, match=r"no such file; the probe needs emotion\.zip"):
+    with pytest.raises(InputError, match=r"no such file; emotion\.zip is needed"):
         list(read_emotions(tmp_path / "none.zip"))
     archive.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"not an archive of pictures with labels\.json, or damaged"):
+    with pytest.raises(InputError, match=r"not the archive of pictures with labels\.json, or damaged"):
         list(read_emotions(archive))

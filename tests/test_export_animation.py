@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from browser import CHROMIUM
 from glb_reader import Glb
 from moving_head import moving_capture, pixels, seen, write_bare_head
@@ -29,11 +28,6 @@ from recon3d.head import HeadModel, load_head
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 VARIANTS = {"glb": "animation.glb", "glb-skeleton": "skeleton.glb", "glb-curves": "curves.glb"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

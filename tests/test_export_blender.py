@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from moving_head import moving_capture
 from toy_head import toy_capture, write_toy_head
 
@@ -32,11 +31,6 @@ needs_blender = pytest.mark.skipif(
     NAMED is None or "python" not in Path(NAMED).name,
     reason=f"no Python with bpy: install the extra 'blender', or name one in {VARIABLE}",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,6 @@ ANGLES = [f"{part}{axis}" for part in ("Head", "LeftEye", "RightEye") for axis i
 HEADER = ["Timecode", "BlendShapeCount", *UNITS, *ANGLES]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
     return load_head(write_toy_head(tmp_path_factory.mktemp("head") / "toy.npz"))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from moving_head import moving_capture, seen
 from toy_head import toy_capture, write_toy_head
@@ -21,11 +20,6 @@ from recon3d.head import HeadModel, load_head
 from recon3d.media.image import read_image
 
 KINDS = {"obj-sequence": ".obj", "ply-sequence": ".ply"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,6 @@ from recon3d.render.shading import vertex_normals
 TEXTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
     return load_head(write_toy_head(tmp_path_factory.mktemp("head") / "toy.npz"))

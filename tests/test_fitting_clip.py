@@ -42,16 +42,6 @@ FOCAL = 1080.0
 NOISE = 0.5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
-
-
 @pytest.fixture(scope="module")
 def solver(head: HeadModel) -> ClipSolver:
     return ClipSolver(head, LandmarkSolver(head))

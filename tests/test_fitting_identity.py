@@ -25,16 +25,6 @@ from recon3d.head import HeadModel, load_head
 FRAMES = 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
-
-
 @pytest.fixture(scope="module")
 def solver(head: HeadModel) -> LandmarkSolver:
     """The expressions below are random units, of which nothing natural is to be expected."""

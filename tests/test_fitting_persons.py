@@ -18,21 +18,11 @@ from recon3d.face.dense import DenseSource
 from recon3d.fitting import LandmarkSolver
 from recon3d.fitting.identity import Identity, Observations, solve_identity
 from recon3d.fitting.persons import SAME_PERSON, Tracklet, distance, group_persons
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.media.video import Clip, Frame, open_clip
 from recon3d.observe import ClipSettings, Faces, observe, open_records
 
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,6 @@ NOISE, OUTLIER = 0.01, 4.0
 KINDS = ("mediapipe478", "ibug68")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
-
-
 def make_problem(
     head: HeadModel, kind: str, batch: int = 2, fixed_shape: bool = False
 ) -> tuple[Problem, FitState, Truth]:

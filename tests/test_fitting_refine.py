@@ -24,19 +24,13 @@ from recon3d.fitting import (
 from recon3d.fitting._refine_colors import ColorReader, View
 from recon3d.fitting._refine_scene import cut_out
 from recon3d.fitting.refine import PhotoRefiner, RefineSettings
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.render.camera import Camera
 
 ASTRONAUT: npt.NDArray[np.uint8] = skimage.data.astronaut()
 
 #: The landmarks weigh next to nothing.
 _LOOSE = RefineSettings(hold=0.002, jaw=0, slack=9.0)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    """The open head."""
-    return load_head()
 
 
 @pytest.fixture(scope="module")

@@ -30,19 +30,9 @@ from recon3d.fitting import (
     default_focal,
     guess_from_scores,
 )
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 
 RECORDING = Path(__file__).parents[1].parent / "shared" / "data" / "livelink" / "rom_3.csv"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

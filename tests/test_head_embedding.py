@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recon3d.conventions import FRONTAL, LEFT_EYE, RIGHT_EYE
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.head.contour import JAW_POINTS, LINE_POINTS, landmarks68
 from recon3d.head.ibug68 import ibug68_weights
 from recon3d.head.rotation import axis_angle_to_matrix, matrix_to_axis_angle
@@ -36,16 +36,6 @@ MIRROR68 = (
     *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46,
     39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

@@ -6,26 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from recon3d.conventions import JAW, LEFT_EYE, NECK, RIGHT_EYE
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 
 Array = npt.NDArray[Any]
 EYES = ((LEFT_EYE, "left_eyeball"), (RIGHT_EYE, "right_eyeball"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 def directed_edges(faces: Array) -> Array:

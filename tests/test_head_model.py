@@ -20,16 +20,6 @@ from recon3d.resources import resource_path
 Array = npt.NDArray[Any]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
-
-
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, Array]:
     with np.load(resource_path("flame_model/open_head.npz"), allow_pickle=False) as archive:

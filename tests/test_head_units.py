@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recon3d.conventions import ARKIT_NAMES, LEFT_EYE, RIGHT_EYE
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.render.camera import Camera
 from recon3d.render.rasterize import Fragments, rasterize
 
@@ -15,16 +15,6 @@ SIDE = 256
 EYE_WIDTH, MOUTH_WIDTH = 0.05, 0.09  # m across the picture
 FLIP = torch.tensor([1.0, -1.0, -1.0])
 SIDES = (("Left", LEFT_EYE, "left_eyeball", 1.0), ("Right", RIGHT_EYE, "right_eyeball", -1.0))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

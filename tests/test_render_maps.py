@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.render.camera import Camera
 from recon3d.render.maps import (
     Surface,
@@ -20,12 +20,6 @@ from recon3d.render.maps import (
 from recon3d.render.rasterize import interpolate
 
 _CAMERA = Camera.create(330, (224, 224))
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    """The open head."""
-    return load_head()
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,6 @@ Mask = npt.NDArray[np.bool_]
 SIZE = (320, 240)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
     return load_head(write_toy_head(tmp_path_factory.mktemp("toy") / "toy.npz"))

@@ -13,23 +13,13 @@ from safetensors import safe_open
 from recon3d.encoder.network import EncoderNetwork
 from recon3d.encoder.weights import load_weights, save_weights
 from recon3d.errors import AssetError, InputError
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.training.config import DataConfig, Stage1Config, read_config
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
 from recon3d.training.stage1 import Stage1, score
 from recon3d.training.store import RenderStore, StoreSpec, batches
 from recon3d.training.synthetic import TRAINING
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

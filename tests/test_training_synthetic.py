@@ -10,7 +10,7 @@ import torch
 
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.face._task import LANDMARKS, load_network
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.training.expressions import ExpressionSampler, settle
 from recon3d.training.mirror import Mirror
 from recon3d.training.synthetic import OTHER, TRAINING, Faces, SyntheticFaces
@@ -19,16 +19,6 @@ from recon3d.training.synthetic.people import Identifier, draw_people
 
 CLEAN = replace(TRAINING, wear=0.0, covered=0.0, nothing=0.0, glasses=0.0, framing=0.0, yaw=15.0, pitch=8.0)
 K = {name: k for k, name in enumerate(ARKIT_NAMES)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,11 @@ from recon3d.assets import fetch
 from recon3d.capture import Capture
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.errors import AssetError, InputError, NoFaceError, OutputError, UsageError
-from recon3d.head import HeadModel, load_head
+from recon3d.head import HeadModel
 from recon3d.head.model import OPEN_HEAD
 from recon3d.resources import resource_path
 
 FRAMES = 16
-
-
-@pytest.fixture(scope="module")
-def head() -> HeadModel:
-    return load_head()
 
 
 @pytest.fixture(scope="module")

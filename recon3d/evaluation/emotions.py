@@ -6,16 +6,14 @@ nothing of single units, but it is the one test of expressions on real photograp
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from recon3d.errors import InputError, MissingExtraError
+from recon3d.errors import MissingExtraError
+from recon3d.evaluation.archives import read_pictures
 
 Pixels = npt.NDArray[np.uint8]
 _LABELS = "labels.json"
@@ -30,19 +28,8 @@ def read_emotions(archive: str | Path) -> Iterator[tuple[Pixels, str]]:
     Raises:
         InputError: The archive is missing, damaged, or is another one.
     """
-    from PIL import Image
-
-    path = Path(archive)
-    try:
-        with zipfile.ZipFile(path) as bundle:
-            labels = json.loads(bundle.read(_LABELS))
-            for name in sorted(labels):
-                with Image.open(io.BytesIO(bundle.read(name))) as image:
-                    yield np.ascontiguousarray(np.asarray(image.convert("RGB"))), str(labels[name])
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; the probe needs emotion.zip") from error
-    except (OSError, ValueError, AttributeError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not an archive of pictures with {_LABELS}, or damaged") from error
+    for _, pixels, label in read_pictures(archive, _LABELS, "emotion.zip"):
+        yield pixels, str(label)
 
 
 def probe(values: npt.NDArray[np.floating], labels: list[str], seed: int = 0) -> float:

@@ -7,9 +7,6 @@ last 200 are reported.
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recon3d.errors import InputError
+from recon3d.evaluation.archives import read_pictures
 from recon3d.evaluation.metrics import nme_outer_eye
 from recon3d.face import Face, FaceSource
 from recon3d.fitting import FitState, LandmarkSolver, default_focal, guess_from_scores
@@ -113,23 +111,18 @@ def read_lfpw(archive: str | Path, split: Split = "all", limit: int | None = Non
     Raises:
         InputError: The archive is missing, damaged, or is another one.
     """
-    from PIL import Image
 
-    path = Path(archive)
-    try:
-        with zipfile.ZipFile(path) as bundle:
-            marks = json.loads(bundle.read(MARKS))
-            for name in split_names(list(marks), split)[:limit]:
-                points = np.asarray(marks[name], np.float32)
-                if points.shape != (68, 2):
-                    raise InputError(f"{path}: {name} has {points.shape} marks; (68, 2) are wanted")
-                with Image.open(io.BytesIO(bundle.read(name))) as image:
-                    pixels = np.ascontiguousarray(np.asarray(image.convert("RGB")))
-                yield Marked(name, pixels, points + np.float32(0.5))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; the benchmark needs lfpw_train.zip") from error
-    except (OSError, ValueError, AttributeError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not the archive of photographs with {MARKS}, or damaged") from error
+    def choose(names: list[str]) -> list[str]:
+        return split_names(names, split)[:limit]
+
+    for name, pixels, marks in read_pictures(archive, MARKS, "lfpw_train.zip", choose):
+        try:
+            points = np.asarray(marks, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{archive}: the marks of {name} are not numbers") from error
+        if points.shape != (68, 2):
+            raise InputError(f"{archive}: {name} has {points.shape} marks; (68, 2) are wanted")
+        yield Marked(name, pixels, points + np.float32(0.5))
 
 
 def detect(photograph: Marked, source: FaceSource) -> Detected:
