@@ -11,7 +11,7 @@ from recon3d.conventions import ARKIT_NAMES
 
 
 def run_evaluate(
-    weights: Path | None,
+    encoder: Path | bool,
     data: Path | None,
     renders: int,
     split: Literal["tune", "report", "all"],
@@ -30,7 +30,7 @@ def run_evaluate(
 
     console = Console(stderr=True)
     report = evaluate(
-        load_head(), weights=weights, data=data, renders=renders, split=split, say=lambda x: console.print(x)
+        load_head(), encoder=encoder, data=data, renders=renders, split=split, say=lambda x: console.print(x)
     )
     rows = report.rows()
     if as_json:

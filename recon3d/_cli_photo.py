@@ -37,7 +37,7 @@ class PhotoSettings:
         delight: Take the photographs' light out of the textures.
         raster: Name of the rasterizer, or None.
         refine: Fit the picture's colours after the landmarks.
-        encoder: Weights of an image encoder, or None.
+        encoder: The image encoder: True for the one that comes with recon3d, weights, or False for none.
     """
 
     out: Path
@@ -52,7 +52,7 @@ class PhotoSettings:
     delight: bool = False
     raster: str | None = None
     refine: bool = False
-    encoder: Path | None = None
+    encoder: Path | bool = True
 
 
 class _NotReady(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon3d.clip import ClipSolver
-from recon3d.encoder.encoder import open_encoder
+from recon3d.encoder.encoder import choose_encoder
 from recon3d.errors import InputError, NoFaceError, OutputError, UsageError
 from recon3d.fitting import LandmarkSolver
 from recon3d.head import HeadModel, load_head
@@ -29,7 +29,7 @@ def reconstruct_video(
     calibrate: tuple[float, float] | None = None,
     focal: float | str | None = None,
     weights_dir: str | Path | None = None,
-    encoder: str | Path | None = None,
+    encoder: str | Path | bool = True,
 ) -> list[Capture]:
     """Reconstruct the heads in a clip: one capture a person, the most prominent person first.
 
@@ -45,7 +45,8 @@ def reconstruct_video(
             taken.
         focal: Focal length, px, or ``"50mm"`` on 36 x 24 mm film; None estimates it for each person.
         weights_dir: Folder that holds the face networks' files, instead of the download cache.
-        encoder: Weights of an image encoder (docs/training.md), which then guesses the expressions.
+        encoder: The image encoder, which guesses the expressions: True for the one that comes with recon3d,
+            the file of another (docs/training.md), or False for the face stage's scores instead.
 
     Raises:
         InputError: The clip or the head model cannot be used.
@@ -59,9 +60,10 @@ def reconstruct_video(
     settings = ClipSettings(faces, smooth, calibrate, None if focal is None else str(focal))
     name = shown(path)
     with open_clip(path) as clip, _temporary_folder() as folder:
-        solver = open_solver(head if isinstance(head, HeadModel) else load_head(head))
+        model = head if isinstance(head, HeadModel) else load_head(head)
+        solver = open_solver(model)
         records = open_records(folder)
-        asked = None if encoder is None else open_encoder(encoder)
+        asked = choose_encoder(encoder, model)
         observe(clip, records, open_source(weights_dir), settings, encoder=asked)
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")

@@ -73,7 +73,7 @@ class VideoSettings:
         options: What the exporters are told.
         threads: LiteRT's and torch's threads of one worker, or None for the machine's.
         raster: Name of the rasterizer, or None.
-        encoder: Weights of an image encoder to ask, or None.
+        encoder: The image encoder: True for the one that comes with recon3d, weights, or False for none.
     """
 
     out: Path
@@ -87,7 +87,7 @@ class VideoSettings:
     options: ExportOptions = field(default=DEFAULTS)
     threads: int | None = None
     raster: str | None = None
-    encoder: Path | None = None
+    encoder: Path | bool = True
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,9 @@ class VideoWorker:
 
     @cached_property
     def _encoder(self) -> FaceEncoder | None:
-        if self._settings.encoder is None:
-            return None
-        from recon3d.encoder.encoder import open_encoder
+        from recon3d.encoder.encoder import choose_encoder
 
-        return open_encoder(self._settings.encoder)
+        return choose_encoder(self._settings.encoder, self.head)
 
     def prepare(self) -> None:
         """Load everything, so that what is missing shows before any clip.

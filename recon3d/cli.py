@@ -71,11 +71,21 @@ Raster = Annotated[
 Encoder = Annotated[
     Path | None,
     typer.Option(
-        exists=True, dir_okay=False, help="Weights of an image encoder (recon3d train) to ask, too."
+        exists=True, dir_okay=False, help="Weights of another image encoder (recon3d train) than ours."
     ),
+]
+NoEncoder = Annotated[
+    bool, typer.Option("--no-encoder", help="Guess expressions without the image encoder, for comparison.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
+
+
+def _which_encoder(weights: Path | None, none: bool) -> Path | bool:
+    """What --encoder and --no-encoder ask for."""
+    if weights is not None and none:
+        raise UsageError("--encoder and --no-encoder exclude each other")
+    return False if none else weights or True
 
 
 def _show_version(wanted: bool) -> None:
@@ -126,6 +136,7 @@ def photo(
         bool, typer.Option("--delight", help="Take the photograph's light out of the texture.")
     ] = False,
     encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
     raster: Raster = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -154,7 +165,7 @@ def photo(
             delight=delight,
             raster=raster,
             refine=refine,
-            encoder=encoder,
+            encoder=_which_encoder(encoder, no_encoder),
         )
         status.append(run_photo(images, settings, reporter))
 
@@ -193,6 +204,7 @@ def video(
     force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
     encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
     raster: Raster = None,
     head: Head = None,
     device: Annotated[
@@ -233,7 +245,7 @@ def video(
             force=force,
             options=options,
             raster=raster,
-            encoder=encoder,
+            encoder=_which_encoder(encoder, no_encoder),
         )
         status.append(run_video(clips, settings, workers, reporter))
 
@@ -397,9 +409,8 @@ def evaluate(
             help="Folder with photos/*.zip and livelink/rom_3.csv; see the docs.",
         ),
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Encoder weights, to judge these, too.")
-    ] = None,
+    encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
     renders: Annotated[int, typer.Option(min=0, help="Renders to judge by; 0 leaves them out.")] = 1000,
     split: Annotated[SplitChoice, typer.Option(help="Of the marked photographs.")] = SplitChoice.report,
     as_json: Json = False,
@@ -408,7 +419,7 @@ def evaluate(
     with _exit_status() as status:
         from recon3d._cli_evaluate import run_evaluate
 
-        run_evaluate(weights, data, renders, split.value, as_json)
+        run_evaluate(_which_encoder(encoder, no_encoder), data, renders, split.value, as_json)
         status.append(0)
 
 

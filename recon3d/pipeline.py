@@ -87,7 +87,7 @@ class Reconstructor:
         weights_dir: str | Path | None = None,
         max_faces: int = MAX_FACES,
         refine: bool = False,
-        encoder: str | Path | None = None,
+        encoder: str | Path | bool = True,
         device: str = "cpu",
         quiet: bool = True,
     ) -> None:
@@ -99,8 +99,9 @@ class Reconstructor:
             weights_dir: Folder that holds the face networks' files, instead of the download cache.
             max_faces: At most this many faces of a picture, the most prominent first.
             refine: After the landmarks, fit the picture's colours (recon3d.fitting.refine).
-            encoder: Weights of an image encoder (docs/training.md), which then guesses the expression from
-                the pixels, in place of the face stage's scores. It needs the 478 points.
+            encoder: The image encoder, which guesses the expression from the pixels: True for the one that
+                comes with recon3d, the file of another (docs/training.md), or False for the face stage's
+                scores instead. It needs the 478 points.
             device: Where torch's networks run. That is those of ``"fan"``: the default's small networks
                 and the solver are fastest on the CPU.
             quiet: Show no progress while a model file is downloaded.
@@ -142,11 +143,11 @@ class Reconstructor:
     @cached_property
     def encoder(self) -> FaceEncoder | None:
         """What guesses expressions from pixels; None where it is not wanted, or cannot help."""
-        if self._encoder is None or self._landmarks != "mediapipe":
+        if self._landmarks != "mediapipe":
             return None
-        from recon3d.encoder.encoder import open_encoder
+        from recon3d.encoder.encoder import choose_encoder
 
-        return open_encoder(self._encoder)
+        return choose_encoder(self._encoder, self.head)
 
     @cached_property
     def refiner(self) -> PhotoRefiner:
@@ -279,7 +280,7 @@ def reconstruct(
     max_faces: int = MAX_FACES,
     focal: float | None = None,
     refine: bool = False,
-    encoder: str | Path | None = None,
+    encoder: str | Path | bool = True,
     device: str = "cpu",
 ) -> list[Capture]:
     """Reconstruct the heads in a photograph: one capture a face, the most prominent face first.

@@ -135,8 +135,8 @@ def test_eyes_are_seen_alike_on_both_sides(encoder: FaceEncoder, face: Face) -> 
     mirrored = points[:, partner].clone()
     mirrored[..., 0] = 1 - mirrored[..., 0]
     with torch.no_grad():
-        right, left, _ = network._close(images, points * CROP_SIZE)
-        right_again, left_again, _ = network._close(images.flip(3), mirrored * CROP_SIZE)
+        right, left, *_ = network._close(images, points * CROP_SIZE)
+        right_again, left_again, *_ = network._close(images.flip(3), mirrored * CROP_SIZE)
     torch.testing.assert_close(right, left_again, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(left, right_again, atol=1e-4, rtol=1e-3)
 

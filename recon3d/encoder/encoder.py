@@ -15,10 +15,15 @@ from recon3d.encoder.crop import CutOut
 from recon3d.encoder.network import EncoderNetwork, images_of
 from recon3d.encoder.weights import load_weights
 from recon3d.head import HeadModel
+from recon3d.resources import resource_path
 
 Floats = npt.NDArray[np.float32]
 
+#: The weights that come with recon3d.
+SHIPPED = "assets/encoder.safetensors"
 _BATCH = 16
+#: However sure it is that there is none, a face was found by others.
+_LEAST_PRESENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,10 @@ class Told:
 
     Attributes:
         expression: (n,52) ARKit units in [0,1].
-        variance: (n,52) what it expects of the square of its error.
+        variance: (n,52) what it expects of the square of its error; more where it doubts that there is a face.
         shape: (n,S) identity coefficients, standard deviations.
         rotation: (n,3,3) head to camera, for a camera whose axis goes through the face.
+        place: (n,3) where the head lies in the cut-out, weak perspective, as ``Encoded`` tells it.
         presence: (n,) how sure it is that there is a face, [0,1].
     """
 
@@ -37,6 +43,7 @@ class Told:
     variance: Floats
     shape: Floats
     rotation: Floats
+    place: Floats
     presence: Floats
 
 
@@ -63,17 +70,30 @@ class FaceEncoder:
         images = images_of(pixels).contiguous(memory_format=torch.channels_last)
         with one_thread():
             told = self._network(images, points)
-        return Told(
-            told.expression.numpy(),
-            told.expression_spread.exp().numpy(),
-            told.shape.numpy(),
-            told.rotation.numpy(),
-            torch.sigmoid(told.presence).numpy(),
-        )
+        presence = torch.sigmoid(told.presence)
+        variance = told.expression_spread.exp() / presence.clamp_min(_LEAST_PRESENCE)[:, None]
+        columns = (told.expression, variance, told.shape, told.rotation, told.place, presence)
+        return Told(*(column.numpy() for column in columns))
 
     def _nothing(self) -> Told:
-        sizes = (52,), (52,), (self._network.config.shapes,), (3, 3), ()
+        sizes = (52,), (52,), (self._network.config.shapes,), (3, 3), (3,), ()
         return Told(*(np.zeros((0, *size), np.float32) for size in sizes))
+
+
+def choose_encoder(wanted: str | Path | bool, head: HeadModel) -> FaceEncoder | None:
+    """Open the encoder that is wanted for a head.
+
+    Args:
+        wanted: True for the one that comes with recon3d; its ARKit units mean the same on every head that has
+            them. A file, trained for this head; or False for none.
+        head: The head.
+
+    Raises:
+        AssetError: As ``open_encoder``.
+    """
+    if wanted is False or not head.speaks_arkit:
+        return None
+    return open_encoder(resource_path(SHIPPED)) if wanted is True else open_encoder(wanted, head)
 
 
 def open_encoder(path: str | Path, head: HeadModel | None = None) -> FaceEncoder:

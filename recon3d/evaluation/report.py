@@ -108,7 +108,7 @@ def evaluate_emotions(report: EvaluationReport, archive: Path, reader: Reader) -
 def evaluate(
     head: HeadModel,
     *,
-    weights: Path | None = None,
+    encoder: Path | bool = True,
     data: Path | None = None,
     renders: int = 1000,
     split: Split = "report",
@@ -119,7 +119,7 @@ def evaluate(
 
     Args:
         head: The open head.
-        weights: Of the encoder; None leaves it out.
+        encoder: True for the one that comes with recon3d, weights, or False to leave it out.
         data: Folder with ``photos/lfpw_train.zip``, ``photos/emotion.zip`` and ``livelink/rom_3.csv``; what
             is not there is left out.
         renders: How many are drawn.
@@ -127,9 +127,9 @@ def evaluate(
         limit: At most so many photographs.
         say: Told what is being done.
     """
-    from recon3d.encoder.encoder import open_encoder
+    from recon3d.encoder.encoder import choose_encoder
 
-    reader = Reader(LandmarkSolver(head), None if weights is None else open_encoder(weights))
+    reader = Reader(LandmarkSolver(head), choose_encoder(encoder, head))
     report = EvaluationReport()
     folder = data or Path("nowhere")
     recording = folder / "livelink" / "rom_3.csv"
