@@ -32,7 +32,8 @@ class Told:
 
     Attributes:
         expression: (n,52) ARKit units in [0,1].
-        variance: (n,52) what it expects of the square of its error; more where it doubts that there is a face.
+        variance: (n,52) what it expects of the square of its error; more where it doubts that there is a
+            face.
         shape: (n,S) identity coefficients, standard deviations.
         rotation: (n,3,3) head to camera, for a camera whose axis goes through the face.
         place: (n,3) where the head lies in the cut-out, weak perspective, as ``Encoded`` tells it.
