@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recon3d.errors import UsageError
 from recon3d.evaluation.emotions import probe, read_emotions
 from recon3d.evaluation.expressions import Reader, cameras
 from recon3d.evaluation.lfpw import Split, detect, project68, read_lfpw
@@ -126,6 +127,11 @@ def evaluate(
         split: Of the photographs.
         limit: At most so many photographs.
         say: Told what is being done.
+
+    Raises:
+        UsageError: No renders are asked for, and none of the data is there.
+        AssetError: The encoder cannot be used.
+        InputError: The data is damaged.
     """
     from recon3d.encoder.encoder import choose_encoder
 
@@ -142,4 +148,6 @@ def evaluate(
     if (archive := folder / "photos" / "emotion.zip").exists():
         say("emotions")
         evaluate_emotions(report, archive, reader)
+    if not report.rows():
+        raise UsageError("there is nothing to judge by; give --renders, or --data with the archives")
     return report
