@@ -22,7 +22,7 @@ from recon3d.face.tracks import Sighting
 from recon3d.files import atomic_path
 
 if TYPE_CHECKING:
-    from recon3d.encoder.encoder import Told
+    from recon3d.encoder.ask import Hints
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +73,7 @@ class Chunk:
         seen: Sequence[Sequence[Sighting]],
         state: Mapping[str, Array],
         lost: int,
-        told: Told | None = None,
+        told: Hints | None = None,
     ) -> Chunk:
         """Gather the sightings of consecutive frames, the first of which has the index ``first``.
 

@@ -107,7 +107,7 @@ def observe(
             cuts.append(cut)
             seen.append(sightings)
             if asked is not None:
-                asked.about(frame.pixels, [one.face for one in sightings])
+                asked.about(frame.pixels, frame.time, sightings)
             if progress is not None:
                 progress(first + len(times))
             if len(times) == CHUNK:

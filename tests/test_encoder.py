@@ -15,6 +15,7 @@ from recon3d.encoder.crop import CROP_MARGIN, CROP_SIZE, cut_out, face_region
 from recon3d.encoder.encoder import FaceEncoder
 from recon3d.encoder.network import EncoderConfig, EncoderNetwork, FaceFrame
 from recon3d.face import Face, open_face_source
+from recon3d.face.tracks import Sighting
 from recon3d.head import load_head
 
 ASTRONAUT: np.ndarray = skimage.data.astronaut()
@@ -108,11 +109,34 @@ def test_a_clip_s_faces_are_told_of_in_their_order(encoder: FaceEncoder, face: F
     asked = Asked(encoder)
     moved = [Face(face.box, 1.0, face.landmarks + np.float32([3 * k, 0, 0]), face.kind) for k in range(40)]
     for k in range(0, 40, 2):
-        asked.about(ASTRONAUT, moved[k : k + 2])
-    asked.about(ASTRONAUT, [])
+        both = [Sighting(one, moved[k + one], 1.0, 1.0) for one in (0, 1)]
+        asked.about(ASTRONAUT, k * 0.05, both)
+    asked.about(ASTRONAUT, 9.0, [])
     told = asked.told()
     wanted = encoder.tell([cut_out(ASTRONAUT, one.landmarks) for one in moved])
     np.testing.assert_allclose(told.expression, wanted.expression, atol=1e-4)
+    np.testing.assert_allclose(told.variance, wanted.variance, atol=1e-4, rtol=1e-3)
+
+
+def test_between_the_frames_asked_about_what_was_told_is_carried_over(
+    encoder: FaceEncoder, face: Face
+) -> None:
+    asked = Asked(encoder)
+    moved = [Face(face.box, 1.0, face.landmarks + np.float32([9 * k, 0, 0]), face.kind) for k in range(5)]
+    for k, one in enumerate(moved):  # thirty a second: every second one is asked about
+        newcomer = [Sighting(7, face, 1.0, 1.0)] if k == 3 else []
+        asked.about(ASTRONAUT, k / 30, [Sighting(0, one, 1.0, 1.0), *newcomer])
+    told = asked.told().expression
+    alone = encoder.tell([cut_out(ASTRONAUT, one.landmarks) for one in (moved[0], moved[2], moved[4], face)])
+    first, second, third, other = alone.expression
+    wanted = [first, (first + second) / 2, second, (second + third) / 2, other, third]
+    np.testing.assert_allclose(told, wanted, atol=1e-4)
+
+
+def test_nobody_in_a_clip_to_ask_about(encoder: FaceEncoder) -> None:
+    asked = Asked(encoder)
+    asked.about(ASTRONAUT, 0.0, [])
+    assert asked.told().expression.shape == (0, 52)
 
 
 def test_the_frame_of_a_face_is_left_as_it_was_entered(face: Face) -> None:

@@ -4,42 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from recon3d.encoder.crop import CutOut, cut_out
-from recon3d.face.source import Face
+from recon3d.face.tracks import Sighting
 
 if TYPE_CHECKING:
     from recon3d.encoder.encoder import FaceEncoder, Told
 
+Floats = npt.NDArray[np.float32]
+
 #: Faces that are looked at together.
 _BATCH = 16
+#: A face is asked about at most so often, s; between, what was told is carried over. Landmarks, which are
+#: seen in every frame, tell what is faster.
+_PAUSE = 0.05
+
+
+class Hints(NamedTuple):
+    """What the encoder tells of n faces: ``expression`` and ``variance`` (n,52), as ``Told`` has them."""
+
+    expression: Floats
+    variance: Floats
 
 
 class Asked:
-    """Faces one after another, and what the encoder tells of them. For one chunk of a clip."""
+    """The faces of frames one after another, and what the encoder tells of them. For one chunk of a clip."""
 
     def __init__(self, encoder: FaceEncoder) -> None:
         """Ask this encoder."""
         self._encoder, self._waiting = encoder, list[CutOut]()
         self._pool = ThreadPoolExecutor(1, "recon3d-encoder")
         self._answers: list[Future[Told]] = []
+        self._last: dict[int, float] = {}
+        self._tracklets, self._times, self._sent = list[int](), list[float](), list[bool]()
 
-    def about(self, pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> None:
-        """Ask about the faces of a frame (H,W,3)."""
-        self._waiting += [cut_out(pixels, face.landmarks) for face in faces]
+    def about(self, pixels: npt.NDArray[np.uint8], time: float, sightings: Sequence[Sighting]) -> None:
+        """Ask about the faces of a frame (H,W,3) that is shown at a time (s)."""
+        for one in sightings:
+            # Half a frame's play: times of frames are rounded.
+            due = time - self._last.get(one.tracklet, -np.inf) > _PAUSE - 1e-3
+            if due:
+                self._last[one.tracklet] = time
+                self._waiting.append(cut_out(pixels, one.face.landmarks))
+            self._tracklets.append(one.tracklet)
+            self._times.append(time)
+            self._sent.append(due)
         if len(self._waiting) >= _BATCH:
             self._send()
 
-    def told(self) -> Told:
-        """Return what the encoder tells of all faces, in the order in which it was asked."""
+    def told(self) -> Hints:
+        """Return what the encoder tells of all faces, in the order in which they came."""
         self._send()
         with self._pool:
-            answers = [answer.result() for answer in self._answers]
-        return self._encoder.joined(answers)
+            answers = self._encoder.joined([answer.result() for answer in self._answers])
+        sent, whose = np.array(self._sent, bool), np.array(self._tracklets, np.int64)
+        times = np.array(self._times)
+        told = np.concatenate((answers.expression, answers.variance), axis=1)
+        whole = np.zeros((len(sent), told.shape[1]), np.float32)
+        for tracklet in np.unique(whose):
+            mine = whose == tracklet
+            whole[mine] = _between(times[mine & sent], told[mine[sent]], times[mine])
+        expression, variance = np.split(whole, 2, axis=1)
+        return Hints(expression, variance)
 
     def _send(self) -> None:
         faces, self._waiting = self._waiting, []
@@ -47,3 +77,14 @@ class Asked:
         if len(self._answers) > 1:
             self._answers[-2].result()
         self._answers.append(self._pool.submit(self._encoder.tell, faces))
+
+
+def _between(
+    known: npt.NDArray[np.float64], values: Floats, times: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Interpolate values (k,C) at rising times (k,) linearly to other times; before and after they hold."""
+    after = np.searchsorted(known, times).clip(1, max(len(known) - 1, 1)) if len(known) > 1 else None
+    if after is None:
+        return np.repeat(values.astype(np.float64), len(times), axis=0)
+    share = ((times - known[after - 1]) / (known[after] - known[after - 1])).clip(0, 1)[:, None]
+    return np.asarray(values[after - 1] * (1 - share) + values[after] * share)

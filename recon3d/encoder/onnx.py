@@ -43,7 +43,7 @@ def export_onnx(network: EncoderNetwork, path: Path) -> None:
     example = torch.rand(3, 3, CROP_SIZE, CROP_SIZE), torch.rand(3, 478, 3)
     faces = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
-        _Plain(network.eval()),
+        _Plain(network).eval(),
         example,
         dynamo=True,
         verbose=False,
