@@ -93,7 +93,7 @@ class EncoderNetwork(nn.Module):
         self.eye = CloseLook(EYE_SIZE, (24, 48, 96), config.eye)
         self.mouth = CloseLook(MOUTH_SIZE, (24, 48, 96, 128), config.mouth)
         self.middle = CloseLook(MIDDLE_SIZE, (24, 48, 96, 128), config.middle)
-        self.gather = nn.Linear(_POINTS, config.points)
+        self.gather = nn.Sequential(Usual(_POINTS), nn.Linear(_POINTS, config.points))
         widths = (
             *self.face.widths, config.eye, config.eye, config.mouth, config.middle, config.points,
         )  # fmt: skip
@@ -148,6 +148,11 @@ class EncoderNetwork(nn.Module):
             landmarks=frame.leave(corrected),
         )
 
+    def settle(self, maps: Tensor, points: Tensor) -> None:
+        """Before training: see what the trunk's maps (n,SIZE) and landmarks (n,478,3) usually are."""
+        self.face.usual.settle(maps)
+        self.gather[0].settle(FaceFrame.of(points).enter(points))  # type: ignore[operator]
+
     def trunk_maps(self, images: Tensor) -> Tensor:
         """Return what the trunk sees in (B,3,256,256), as (B,``MapReader.SIZE``)."""
         return MapReader.pooled(self.trunk(images))
@@ -167,6 +172,38 @@ class EncoderNetwork(nn.Module):
 _POINTS = 478 * 3
 
 
+class Usual(nn.Module):
+    """Measures numbers by how far they are from what they usually are.
+
+    The trunk's channels are of very different size, and most of what they tell, as most of what landmarks
+    tell, is that there is a face.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, size: int) -> None:
+        """Leave numbers as they are until ``settle``."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+
+    def settle(self, numbers: Tensor) -> None:
+        """Look at the numbers (n,size) of many faces."""
+        self.mean.copy_(numbers.mean(0))
+        self.spread.copy_(numbers.std(0) + _LEAST_SPREAD)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Measure numbers (B,size); what no face shows does not count more the stranger it is."""
+        return ((numbers - self.mean) / self.spread).clamp(-_MOST, _MOST)
+
+
+#: That numbers have at least; of the trunk's, the half spread by more than 0.3.
+_LEAST_SPREAD = 0.01
+#: Spreads away from the usual, at most.
+_MOST = 10.0
+
+
 class MapReader(nn.Module):
     """Makes the trunk's maps few enough to be read as numbers, each kept at its place."""
 
@@ -178,6 +215,7 @@ class MapReader(nn.Module):
     def __init__(self) -> None:
         """Build with random weights."""
         super().__init__()
+        self.usual = Usual(self.SIZE)
         self.reduce = nn.ModuleList([nn.Conv2d(WIDTHS[-1], channels, 1) for _, _, channels in self._PLAN])
         self.widths = [cells * cells * channels for _, cells, channels in self._PLAN]
 
@@ -189,6 +227,7 @@ class MapReader(nn.Module):
 
     def forward(self, maps: Tensor) -> list[Tensor]:
         """Return each map as numbers, (B,widths[k]); the maps are (B,SIZE)."""
+        maps = self.usual(maps)
         sizes = [WIDTHS[-1] * cells * cells for _, cells, _ in self._PLAN]
         read = []
         for part, (_, cells, _), layer in zip(maps.split(sizes, dim=1), self._PLAN, self.reduce, strict=True):

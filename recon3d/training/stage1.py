@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _LOG_EVERY, _CHECKPOINT_SECONDS = 50, 300.0
+#: Renders that tell what the trunk usually sees.
+_SETTLED = 512
 #: How much of the landmark network's errors training lets the encoder see, lowest and highest.
 _BLEND = (0.5, 1.0)
 Floats = npt.NDArray[np.float64]
@@ -94,6 +96,7 @@ class Stage1:
         loss = EncoderLoss(
             self.head, self.config.network.shapes, self._unit_variance(), self.config.losses
         ).to(fabric.device)
+        self._settle(network)
         for name, options in (("reading", self.config.reading), ("whole", self.config.whole)):
             if options.passes and options.minutes:
                 network.load_state_dict(self._learn(fabric, network, loss, name, options))
@@ -126,6 +129,14 @@ class Stage1:
             self._train.shard(k).expression for k in range(min(4, self._shards(self.config.data.renders)))
         ]
         return torch.cat(first).var(0)
+
+    @torch.inference_mode()
+    def _settle(self, network: EncoderNetwork) -> None:
+        """Show the network what faces usually are."""
+        faces = self._train.shard(0)
+        pictures = faces.images[:_SETTLED].split(32)
+        maps = torch.cat([network.trunk_maps(images_of(part)) for part in pictures])
+        network.settle(maps, faces.detected[faces.present][:_SETTLED])
 
     def _learn(
         self, fabric: Fabric, network: EncoderNetwork, loss: EncoderLoss, name: str, options: OptimizerConfig
