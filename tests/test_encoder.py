@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,18 @@ from PIL import Image
 from recon3d.encoder.ask import Asked
 from recon3d.encoder.crop import CROP_MARGIN, CROP_SIZE, cut_out, face_region
 from recon3d.encoder.encoder import FaceEncoder
-from recon3d.encoder.network import EncoderConfig, EncoderNetwork, FaceFrame
+from recon3d.encoder.network import (
+    MAPS,
+    EncoderConfig,
+    EncoderNetwork,
+    FaceFrame,
+    Usual,
+    Window,
+    _cut,
+    images_of,
+)
 from recon3d.face import Face, open_face_source
 from recon3d.face.tracks import Sighting
-from recon3d.head import load_head
 
 ASTRONAUT: np.ndarray = skimage.data.astronaut()
 
@@ -147,22 +156,53 @@ def test_the_frame_of_a_face_is_left_as_it_was_entered(face: Face) -> None:
     torch.testing.assert_close(frame.leave(inside), points)
 
 
-def test_eyes_are_seen_alike_on_both_sides(encoder: FaceEncoder, face: Face) -> None:
-    """The look at the left eye is mirrored: in a mirrored picture it sees what the right one saw."""
+def test_close_looks_are_where_the_landmarks_are() -> None:
+    """A map that holds its own coordinates is read at known places."""
+    cells = (torch.arange(32) + 0.5) / 32
+    fine = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))[None].expand(2, -1, -1, -1)
+    middle, unit = torch.tensor([[0.4, 0.5], [0.6, 0.45]]), torch.tensor([0.3, 0.4])
+    window = Window((0,), 4, 6, 0.5)
+    seen = _cut(fine, middle, unit, window)
+    assert seen.shape == (2, 2, 4, 6)
+    torch.testing.assert_close(seen.mean((2, 3)), middle)
+    step = unit * window.width / window.columns
+    torch.testing.assert_close(seen[:, 0, 0, 1] - seen[:, 0, 0, 0], step)
+    torch.testing.assert_close(seen[:, 1, 1, 0] - seen[:, 1, 0, 0], step)
+
+
+def test_what_the_trunk_saw_serves_in_place_of_the_picture(encoder: FaceEncoder, face: Face) -> None:
     network = encoder._network
     cut = cut_out(ASTRONAUT, face.landmarks)
-    images = torch.from_numpy(cut.pixels).permute(2, 0, 1)[None].float() / 255
-    points = torch.from_numpy(cut.points)[None]
-    from recon3d.training.mirror import Mirror
-
-    partner = Mirror.of(load_head()).landmarks
-    mirrored = points[:, partner].clone()
-    mirrored[..., 0] = 1 - mirrored[..., 0]
+    images, points = images_of(torch.from_numpy(cut.pixels)[None]), torch.from_numpy(cut.points)[None]
     with torch.no_grad():
-        right, left, *_ = network._close(images, points * CROP_SIZE)
-        right_again, left_again, *_ = network._close(images.flip(3), mirrored * CROP_SIZE)
-    torch.testing.assert_close(right, left_again, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(left, right_again, atol=1e-4, rtol=1e-3)
+        maps = network.trunk_maps(images, points)
+        first, second = network(images, points), network(torch.zeros_like(images), points, maps)
+    assert maps.shape == (1, MAPS)
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_numbers_are_measured_by_what_is_usual() -> None:
+    usual = Usual(3)
+    numbers = torch.randn(1000, 3) * torch.tensor([0.1, 1.0, 10.0]) + 5
+    torch.testing.assert_close(usual(numbers), numbers.clamp(-10, 10))
+    usual.settle(numbers)
+    measured = usual(numbers)
+    torch.testing.assert_close(measured.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(measured.std(0), torch.ones(3), atol=0.1, rtol=0)
+    assert usual(numbers * 1e6).abs().max() == 10
+
+
+def test_a_crop_without_a_face_is_doubted(encoder: FaceEncoder, face: Face) -> None:
+    """The less sure the encoder is that there is a face, the larger the error that it expects."""
+    told = encoder.tell([cut_out(ASTRONAUT, face.landmarks)])
+    network = copy.deepcopy(encoder._network)
+    with torch.no_grad():
+        network.out.bias[-1] -= 12
+    doubted = FaceEncoder(network).tell([cut_out(ASTRONAUT, face.landmarks)])
+    assert doubted.presence[0] < 0.01 < told.presence[0]
+    np.testing.assert_allclose(doubted.expression, told.expression, atol=1e-6)
+    assert (doubted.variance > 10 * told.variance).all()
 
 
 def test_the_onnx_file_tells_the_same(encoder: FaceEncoder, tmp_path: Path) -> None:

@@ -1,16 +1,15 @@
 """The image encoder: a cut-out of a face in, identity, expression and pose out.
 
-A trunk (``FaceTrunk``) sees the whole cut-out; the face stage's landmarks tell where eyes, mouth and nose
-are, and small networks look at those closely, where the trunk's coarse maps are blind. What all of them
+A trunk (``FaceTrunk``) sees the cut-out; the face stage's landmarks tell where eyes, mouth and nose are, and
+there the trunk's fine map is read closely: its coarse ones do not tell where an eye looks. What all of them
 found first corrects the landmarks, because the head model's own ones tell most of an expression; with these
-it is mixed once more, and read out. The idea of regressing a head
-model's parameters with separate care for the expression is SMIRK's (G. Retsinas et al., 3D Facial
-Expressions through Analysis-by-Neural-Synthesis, 2024).
+it is mixed once more, and read out. The idea of regressing a head model's parameters with separate care for
+the expression is SMIRK's (G. Retsinas et al., 3D Facial Expressions through Analysis-by-Neural-Synthesis,
+2024).
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,21 +18,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recon3d.conventions import ARKIT_NAMES, FRONTAL
-from recon3d.encoder.trunk import CROP_SIZE, WIDTHS, FaceMaps, FaceTrunk
+from recon3d.encoder.trunk import CROP_SIZE, WIDTHS, FaceMaps, FaceTrunk, PReLU
 
-#: Dense landmarks around each eye and the mouth, and the corners that tell a face's size.
-_RIGHT_EYE = (33, 133, 159, 145, 158, 153)
-_LEFT_EYE = (263, 362, 386, 374, 385, 380)
-_MOUTH = (61, 291, 0, 17, 13, 14)
-#: Between the brows, and the tip of the nose.
-_MIDDLE = (9, 4)
+#: Corners of the eyes, that tell a face's size.
 _CORNERS = (33, 263)
 #: Landmarks that expressions move little: nose and cheekbones.
 _STILL = (6, 1, 50, 280)
-#: Heights and widths of the close looks, px.
-EYE_SIZE, MOUTH_SIZE, MIDDLE_SIZE = (48, 64), (64, 96), (80, 96)
-#: What they show, in parts of the distance between the outer eye corners: width.
-_EYE_WIDTH, _MOUTH_WIDTH, _MIDDLE_WIDTH = 0.75, 1.15, 1.4
+
+
+class Window(NamedTuple):
+    """A part of the face that is looked at closely.
+
+    Attributes:
+        points: Dense landmarks around its middle.
+        rows: Places down, and ...
+        columns: ... across, at which the map is read.
+        width: In parts of the distance between the outer eye corners.
+    """
+
+    points: tuple[int, ...]
+    rows: int
+    columns: int
+    width: float
+
+
+#: Each eye with its brow, the mouth with the chin, nose and cheeks.
+WINDOWS = (
+    Window((33, 133, 159, 145, 105, 52), 8, 8, 0.62),
+    Window((263, 362, 386, 374, 334, 282), 8, 8, 0.62),
+    Window((61, 291, 0, 17, 13, 14), 8, 12, 1.15),
+    Window((4, 168, 50, 280), 8, 12, 1.3),
+)
+#: Channels of the map that windows are cut out of, and of the two coarsest maps, with their cells.
+_FINE, _COARSE, _CELLS = WIDTHS[2], WIDTHS[-1], (16, 4)
+#: Numbers of each window's part of the fine map, and of the coarse maps together; of all.
+_SIZES = [*(_FINE * window.rows * window.columns for window in WINDOWS), _COARSE * sum(_CELLS)]
+MAPS = sum(_SIZES)
 
 
 @dataclass(frozen=True)
@@ -43,17 +63,21 @@ class EncoderConfig:
     Attributes:
         shapes: Identity coefficients that it tells.
         mixed: Numbers that hold all that was seen.
-        eye: Numbers that the look at an eye gives, and ...
-        mouth: ... at the mouth, and ...
-        middle: ... at brows, nose and cheeks.
-        points: Numbers that landmarks are made fewer to.
+        channels: That the fine map's are made fewer to.
+        eye: Numbers that the close look at an eye gives, ...
+        mouth: ... that at the mouth, ...
+        middle: ... that at nose and cheeks, ...
+        coarse: ... that the coarse maps give, and ...
+        points: ... the landmarks.
     """
 
     shapes: int = 60
     mixed: int = 512
-    eye: int = 128
-    mouth: int = 192
-    middle: int = 128
+    channels: int = 32
+    eye: int = 160
+    mouth: int = 256
+    middle: int = 192
+    coarse: int = 128
     points: int = 256
 
 
@@ -89,15 +113,14 @@ class EncoderNetwork(nn.Module):
         """Build it with random weights."""
         super().__init__()
         self.config = config = config or EncoderConfig()
-        self.trunk, self.face = FaceTrunk(), MapReader()
-        self.eye = CloseLook(EYE_SIZE, (24, 48, 96), config.eye)
-        self.mouth = CloseLook(MOUTH_SIZE, (24, 48, 96, 128), config.mouth)
-        self.middle = CloseLook(MIDDLE_SIZE, (24, 48, 96, 128), config.middle)
+        self.trunk, self.maps = FaceTrunk(), Usual(MAPS)
+        told = (config.eye, config.eye, config.mouth, config.middle)
+        looks = zip(WINDOWS, told, strict=True)
+        self.looks = nn.ModuleList([CloseLook(window, config.channels, count) for window, count in looks])
+        self.coarse = nn.Sequential(nn.Linear(_SIZES[-1], config.coarse), nn.PReLU(config.coarse))
         self.gather = nn.Sequential(Usual(_POINTS), nn.Linear(_POINTS, config.points))
-        widths = (
-            *self.face.widths, config.eye, config.eye, config.mouth, config.middle, config.points,
-        )  # fmt: skip
-        # Each by itself: the trunk's numbers are a hundred times as large as the others.
+        widths = (*told, config.coarse, config.points)
+        # Each by itself, so that none drowns the others.
         self.level = nn.ModuleList([nn.LayerNorm(width) for width in widths])
         mixed = config.mixed
         self.mix = nn.Sequential(nn.Dropout(0.1), nn.Linear(sum(widths), mixed), nn.PReLU(mixed))
@@ -127,12 +150,14 @@ class EncoderNetwork(nn.Module):
         Args:
             images: (B,3,256,256) RGB in [0,1], cut out by ``recon3d.encoder.crop.face_region``.
             points: (B,478,3) dense landmarks in parts of the cut-out's side; z on the same scale.
-            maps: What ``trunk_maps`` tells of the images, where that is known already.
+            maps: What ``trunk_maps`` tells of them, where that is known already.
         """
-        maps = self.trunk_maps(images) if maps is None else maps
+        maps = self.maps(self.trunk_maps(images, points) if maps is None else maps)
         frame = FaceFrame.of(points)
         spread = frame.enter(points)
-        sees = (*self.face(maps), *self._close(images, points * CROP_SIZE), self.gather(spread))
+        *fine, coarse = maps.split(_SIZES, dim=1)
+        seen = [look(part) for look, part in zip(self.looks, fine, strict=True)]
+        sees = (*seen, self.coarse(coarse), self.gather(spread))
         mixed = self.mix(torch.cat([level(x) for level, x in zip(self.level, sees, strict=True)], dim=1))
         corrected = spread + self.correct(mixed)
         values = self.out(self.judge(torch.cat((mixed, self.gather(corrected)), dim=1))).float()
@@ -149,23 +174,16 @@ class EncoderNetwork(nn.Module):
         )
 
     def settle(self, maps: Tensor, points: Tensor) -> None:
-        """Before training: see what the trunk's maps (n,SIZE) and landmarks (n,478,3) usually are."""
-        self.face.usual.settle(maps)
+        """Before training: see what the trunk's maps (n,MAPS) and landmarks (n,478,3) usually are."""
+        self.maps.settle(maps)
         self.gather[0].settle(FaceFrame.of(points).enter(points))  # type: ignore[operator]
 
-    def trunk_maps(self, images: Tensor) -> Tensor:
-        """Return what the trunk sees in (B,3,256,256), as (B,``MapReader.SIZE``)."""
-        return MapReader.pooled(self.trunk(images))
-
-    def _close(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the close looks tell of the right eye, the left one, mirrored, the mouth and the middle."""
-        unit = _unit(points).clamp_min(8)
-        right = _window(images, points[:, _RIGHT_EYE, :2].mean(1), unit * _EYE_WIDTH, EYE_SIZE)
-        left = _window(images, points[:, _LEFT_EYE, :2].mean(1), unit * _EYE_WIDTH, EYE_SIZE).flip(3)
-        mouth = _window(images, points[:, _MOUTH, :2].mean(1), unit * _MOUTH_WIDTH, MOUTH_SIZE)
-        middle = _window(images, points[:, _MIDDLE, :2].mean(1), unit * _MIDDLE_WIDTH, MIDDLE_SIZE)
-        first, second = self.eye(torch.cat((right, left))).chunk(2)
-        return first, second, self.mouth(mouth), self.middle(middle)
+    def trunk_maps(self, images: Tensor, points: Tensor) -> Tensor:
+        """Return what the trunk sees, (B,MAPS): its fine map in each window, then its coarsest ones."""
+        maps: FaceMaps = self.trunk(images)
+        unit = _unit(points).clamp_min(_LEAST_UNIT)
+        fine = [_cut(maps.stride8, points[:, window.points, :2].mean(1), unit, window) for window in WINDOWS]
+        return torch.cat([part.flatten(1) for part in (*fine, maps.stride64, maps.stride128)], dim=1)
 
 
 #: Numbers that the landmarks give: x, y and z of each.
@@ -204,94 +222,38 @@ _LEAST_SPREAD = 0.01
 _MOST = 10.0
 
 
-class MapReader(nn.Module):
-    """Makes the trunk's maps few enough to be read as numbers, each kept at its place."""
-
-    #: Map, cells a side, channels that it is reduced to.
-    _PLAN = (("stride16", 8, 16), ("stride32", 8, 32), ("stride64", 4, 64), ("stride128", 2, 128))
-    #: Numbers that are read.
-    SIZE = sum(WIDTHS[-1] * cells * cells for _, cells, _ in _PLAN)
-
-    def __init__(self) -> None:
-        """Build with random weights."""
-        super().__init__()
-        self.usual = Usual(self.SIZE)
-        self.reduce = nn.ModuleList([nn.Conv2d(WIDTHS[-1], channels, 1) for _, _, channels in self._PLAN])
-        self.widths = [cells * cells * channels for _, cells, channels in self._PLAN]
-
-    @staticmethod
-    def pooled(maps: FaceMaps) -> Tensor:
-        """Return the maps that are read as (B,SIZE), the finest one averaged."""
-        chosen = (F.avg_pool2d(maps.stride16, 2), maps.stride32, maps.stride64, maps.stride128)
-        return torch.cat([part.flatten(1) for part in chosen], dim=1)
-
-    def forward(self, maps: Tensor) -> list[Tensor]:
-        """Return each map as numbers, (B,widths[k]); the maps are (B,SIZE)."""
-        maps = self.usual(maps)
-        sizes = [WIDTHS[-1] * cells * cells for _, cells, _ in self._PLAN]
-        read = []
-        for part, (_, cells, _), layer in zip(maps.split(sizes, dim=1), self._PLAN, self.reduce, strict=True):
-            read.append(layer(part.unflatten(1, (-1, cells, cells))).flatten(1))
-        return read
-
-
 class CloseLook(nn.Module):
-    """A small network for one part of the face."""
+    """Reads the fine map in a window: every place with the same weights first, then all places together."""
 
-    def __init__(self, size: tuple[int, int], widths: tuple[int, ...], told: int) -> None:
-        """Build it for pictures (B,3,*size); each width halves the size."""
+    def __init__(self, window: Window, channels: int, told: int) -> None:
+        """Build with random weights; ``told`` numbers come out."""
         super().__init__()
-        stages: list[nn.Module] = [_halve(3, widths[0], groups=1)]
-        for narrow, wide in itertools.pairwise(widths):
-            stages += [_Mixed(narrow), _halve(narrow, wide, groups=narrow)]
-        stages += [_Mixed(widths[-1]), nn.Conv2d(widths[-1], 24, 1)]
-        self.stages = nn.Sequential(*stages)
-        cells = (size[0] >> len(widths)) * (size[1] >> len(widths))
-        self.tell = nn.Linear(24 * cells, told)
+        self._size = (_FINE, window.rows, window.columns)
+        self.reduce = nn.Sequential(nn.Conv2d(_FINE, channels, 1), PReLU(channels))
+        self.tell = nn.Sequential(
+            nn.Dropout(0.1), nn.Linear(channels * window.rows * window.columns, told), nn.PReLU(told)
+        )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return (B,told)."""
-        told: Tensor = self.tell(self.stages(pictures).flatten(1))
+    def forward(self, part: Tensor) -> Tensor:
+        """Read (B,n) numbers of the map, usual ones around zero; return (B,told)."""
+        told: Tensor = self.tell(self.reduce(part.unflatten(1, self._size)).flatten(1))
         return told
 
 
-class _Mixed(nn.Module):
-    """Depthwise 3×3 and 1×1, added to the input."""
+def _cut(fine: Tensor, middle: Tensor, unit: Tensor, window: Window) -> Tensor:
+    """Read a map (B,C,h,w) in a window around points (B,2) of faces of size ``unit`` (B,).
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width),
-            nn.Conv2d(width, width, 1), nn.ReLU(),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.inner(x)
+    Points and sizes are in parts of the cut-out. Returns (B,C,rows,columns).
+    """
+    y = (torch.arange(window.rows, device=fine.device) + 0.5 - 0.5 * window.rows) / window.columns
+    x = (torch.arange(window.columns, device=fine.device) + 0.5) / window.columns - 0.5
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows,columns,2)
+    places = middle[:, None, None] + grid * (unit * window.width)[:, None, None, None]
+    return F.grid_sample(fine, (places * 2 - 1).to(fine.dtype), padding_mode="border", align_corners=False)
 
 
-def _halve(narrow: int, wide: int, groups: int) -> nn.Module:
-    layers: list[nn.Module] = [
-        nn.Conv2d(narrow, wide if groups == 1 else narrow, 3, stride=2, padding=1, groups=groups, bias=False)
-    ]
-    if groups > 1:
-        layers.append(nn.Conv2d(narrow, wide, 1, bias=False))
-    return nn.Sequential(*layers, nn.BatchNorm2d(wide), nn.ReLU())
-
-
-def _window(images: Tensor, middle: Tensor, width: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut (B,3,*size) out around points (B,2) px, ``width`` (B,) px wide, and even out its light."""
-    height, across = size
-    side = images.shape[-1]
-    y = (
-        torch.arange(height, device=images.device, dtype=images.dtype) + 0.5
-    ) / across - 0.5 * height / across
-    x = (torch.arange(across, device=images.device, dtype=images.dtype) + 0.5) / across - 0.5
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h,w,2)
-    places = middle[:, None, None] + grid * width[:, None, None, None]
-    cut = F.grid_sample(images, places / side * 2 - 1, padding_mode="border", align_corners=False)
-    mean = cut.mean((2, 3), keepdim=True)
-    spread = (cut - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
-    return (cut - mean) / (spread + 0.05)
+#: Smallest size of a face, in parts of its cut-out: landmarks of nothing may all fall together.
+_LEAST_UNIT = 0.03
 
 
 def _unit(points: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon3d.encoder.network import EncoderNetwork, images_of
+from recon3d.encoder.network import WINDOWS, EncoderNetwork, images_of
 from recon3d.files import atomic_path
+from recon3d.training.mirror import Mirror
 from recon3d.training.store import Batch, RenderStore
+from recon3d.training.synthetic import Faces
 
 _BATCH = 32
 
@@ -23,9 +25,9 @@ _BATCH = 32
 class RememberedMaps:
     """Maps (``EncoderNetwork.trunk_maps``) of a store's renders, as they are and mirrored; half precision."""
 
-    def __init__(self, store: RenderStore, network: EncoderNetwork) -> None:
+    def __init__(self, store: RenderStore, network: EncoderNetwork, mirror: Mirror) -> None:
         """Remember what this network's trunk sees; nothing is looked at yet."""
-        self._store, self._network = store, network
+        self._store, self._network, self._mirror = store, network, mirror
         self._name = f"maps-{_digest(network)}"
 
     def make(self, shards: int, say: Callable[[str], None] = lambda line: None) -> None:
@@ -52,22 +54,26 @@ class RememberedMaps:
     @torch.inference_mode()
     def _see(self, shard: int) -> Tensor:
         """(n,2,N) half."""
-        pictures = self._store.shard(shard).images
+        faces = self._store.shard(shard)
         device = next(self._network.parameters()).device
         seen = []
-        for part in pictures.split(_BATCH):
-            images = images_of(part.to(device)).contiguous(memory_format=torch.channels_last)
-            both = [self._network.trunk_maps(x).half().cpu() for x in (images, images.flip(3))]
+        for start in range(0, len(faces.images), _BATCH):
+            part = Faces(**{name: column[start : start + _BATCH] for name, column in vars(faces).items()})
+            both = [self._maps(one, device) for one in (part, self._mirror(part))]
             seen.append(torch.stack(both, dim=1))
         return torch.cat(seen)
+
+    def _maps(self, faces: Faces, device: torch.device) -> Tensor:
+        images = images_of(faces.images.to(device)).contiguous(memory_format=torch.channels_last)
+        return self._network.trunk_maps(images, faces.detected.to(device)).half().cpu()
 
     def _path(self, shard: int) -> Path:
         return self._store.folder / f"{shard:05d}.{self._name}.npy"
 
 
 def _digest(network: EncoderNetwork) -> str:
-    """Of the trunk's weights."""
-    whole = hashlib.sha256()
+    """Of the trunk's weights, and where it is read."""
+    whole = hashlib.sha256(repr(WINDOWS).encode())
     for name, value in sorted(network.trunk.state_dict().items()):
         whole.update(name.encode())
         whole.update(value.detach().cpu().contiguous().numpy().tobytes())

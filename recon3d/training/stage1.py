@@ -12,12 +12,11 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
 _LOG_EVERY, _CHECKPOINT_SECONDS = 50, 300.0
 #: Renders that tell what the trunk usually sees.
 _SETTLED = 512
-#: How much of the landmark network's errors training lets the encoder see, lowest and highest.
-_BLEND = (0.5, 1.0)
-Floats = npt.NDArray[np.float64]
 Say = Callable[[str], None]
 
 
@@ -134,9 +130,10 @@ class Stage1:
     def _settle(self, network: EncoderNetwork) -> None:
         """Show the network what faces usually are."""
         faces = self._train.shard(0)
-        pictures = faces.images[:_SETTLED].split(32)
-        maps = torch.cat([network.trunk_maps(images_of(part)) for part in pictures])
-        network.settle(maps, faces.detected[faces.present][:_SETTLED])
+        images, points = faces.images[:_SETTLED].split(32), faces.detected[:_SETTLED]
+        parts = zip(images, points.split(32), strict=True)
+        maps = torch.cat([network.trunk_maps(images_of(image), point) for image, point in parts])
+        network.settle(maps, points[faces.present[:_SETTLED]])
 
     def _learn(
         self, fabric: Fabric, network: EncoderNetwork, loss: EncoderLoss, name: str, options: OptimizerConfig
@@ -144,7 +141,7 @@ class Stage1:
         """Train; return the averaged weights."""
         shards, maps = self._shards(self.config.data.renders), None
         if not options.trunk_rate:
-            maps = RememberedMaps(self._train, network.to(fabric.device))
+            maps = RememberedMaps(self._train, network.to(fabric.device), self.mirror)
             if fabric.is_global_zero:
                 maps.make(shards, self._say)
             fabric.barrier()
@@ -197,11 +194,10 @@ class Stage1:
         while True:
             rng = np.random.default_rng((self.config.data.seed, round_, fabric.global_rank))
             for batch in batches(self._train, mine, options.batch, rng):
-                flip, blend = rng.random() < 0.5, rng.uniform(*_BLEND, len(batch.row))
+                flip = rng.random() < 0.5
                 if number >= step:
-                    faces = _better_seen(batch.faces, blend)
                     seen = None if maps is None else maps.of(batch, flipped=flip)
-                    yield (self.mirror(faces) if flip else faces), seen
+                    yield (self.mirror(batch.faces) if flip else batch.faces), seen
                 number += 1
             round_ += 1
 
@@ -334,15 +330,6 @@ def _rate(progress: _Progress, steps: int, warm_up: int, seconds: float) -> floa
 def _set_rates(optimizer: Any, share: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["top"] * share
-
-
-def _better_seen(faces: Faces, blend: Floats) -> Faces:
-    """Move the landmarks that were found (B faces) toward the true ones: 0 all the way, 1 not at all.
-
-    The landmark network errs more on renders than on photographs, from which it learnt.
-    """
-    share = torch.from_numpy(blend).float()[:, None, None]
-    return replace(faces, detected=torch.lerp(faces.landmarks, faces.detected, share))
 
 
 def _inputs(faces: Faces) -> tuple[Tensor, Tensor]:
