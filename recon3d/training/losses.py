@@ -25,7 +25,7 @@ _HEAVY = (
     70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285,
 )  # fmt: skip
 #: Variance that a unit counts as having at least: rare units weigh more, but not without bound.
-_LEAST_VARIANCE = 0.01
+_LEAST_VARIANCE = 0.004
 
 
 @dataclass(frozen=True)
