@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -87,7 +88,8 @@ class Artist:
         )
 
     def _placed(self, shape: Tensor, expression: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
-        return (self._head.unposed(shape, expression) @ rotation.mT + translation[:, None])[0]
+        whole = F.pad(shape, (0, self._head.num_shape - shape.shape[1]))
+        return (self._head.unposed(whole, expression) @ rotation.mT + translation[:, None])[0]
 
     def _over(self, cut: CutOut, verts: Tensor, camera: Camera) -> Pixels:
         panels = draw_overlay(cut.pixels, [verts], self._head.faces, camera, max_side=CROP_SIZE)

@@ -17,7 +17,7 @@ from recon3d.resources import resource_path
 
 _CALIBRATION = "assets/score_calibration.json"
 #: How much the encoder's own idea of its certainty counts, and the variance that its error has at least.
-_TRUST, _LEAST_VARIANCE = 1.0, 0.002
+_TRUST, _LEAST_VARIANCE = 16.0, 0.002
 
 
 def guess_from_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,8 +32,9 @@ def guess_from_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
 def guess_from_encoder(told: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Turn what the encoder tells (B, 52), and the variance that it expects, into a guess and its confidence.
 
-    The landmarks were seen by the encoder, too, so that both err together; and no one error is as small as
-    the encoder believes where a face is unlike its renders.
+    The landmarks were seen by the encoder, too, so that it tells all that they do of most units; no one error
+    is as small as it believes where a face is unlike its renders. On held-out renders more trust is always
+    better, on photographs it does not matter to the landmarks' error (docs/benchmarks/encoder.md).
     """
     return told, _TRUST / (variance + _LEAST_VARIANCE)
 
