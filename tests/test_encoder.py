@@ -119,7 +119,7 @@ def test_a_clip_s_faces_are_told_of_in_their_order(encoder: FaceEncoder, face: F
     moved = [Face(face.box, 1.0, face.landmarks + np.float32([3 * k, 0, 0]), face.kind) for k in range(40)]
     for k in range(0, 40, 2):
         both = [Sighting(one, moved[k + one], 1.0, 1.0) for one in (0, 1)]
-        asked.about(ASTRONAUT, k * 0.05, both)
+        asked.about(ASTRONAUT, k * 0.2, both)
     asked.about(ASTRONAUT, 9.0, [])
     told = asked.told()
     wanted = encoder.tell([cut_out(ASTRONAUT, one.landmarks) for one in moved])
@@ -132,14 +132,16 @@ def test_between_the_frames_asked_about_what_was_told_is_carried_over(
 ) -> None:
     asked = Asked(encoder)
     moved = [Face(face.box, 1.0, face.landmarks + np.float32([9 * k, 0, 0]), face.kind) for k in range(5)]
-    for k, one in enumerate(moved):  # thirty a second: every second one is asked about
+    for k, one in enumerate(moved):  # every second one is asked about
         newcomer = [Sighting(7, face, 1.0, 1.0)] if k == 3 else []
-        asked.about(ASTRONAUT, k / 30, [Sighting(0, one, 1.0, 1.0), *newcomer])
-    told = asked.told().expression
+        asked.about(ASTRONAUT, k / 15, [Sighting(0, one, 1.0, 1.0), *newcomer])
+    told, variance = asked.told()
     alone = encoder.tell([cut_out(ASTRONAUT, one.landmarks) for one in (moved[0], moved[2], moved[4], face)])
     first, second, third, other = alone.expression
     wanted = [first, (first + second) / 2, second, (second + third) / 2, other, third]
     np.testing.assert_allclose(told, wanted, atol=1e-4)
+    doubt = (alone.variance[0] + alone.variance[1]) / 2 + (first - second) ** 2 / 4
+    np.testing.assert_allclose(variance[1], doubt, rtol=1e-3, atol=1e-6)
 
 
 def test_nobody_in_a_clip_to_ask_about(encoder: FaceEncoder) -> None:

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from recon3d.encoder.encoder import FaceEncoder, Told
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 #: Faces that are looked at together.
 _BATCH = 16
-#: A face is asked about at most so often, s; between, what was told is carried over. Landmarks, which are
-#: seen in every frame, tell what is faster.
-_PAUSE = 0.05
+#: A face is asked about at most so often, s; between, what was told is carried over, with the more doubt the
+#: more it changes. Landmarks, which are seen in every frame, tell what is faster.
+_PAUSE = 0.12
 
 
 class Hints(NamedTuple):
@@ -63,12 +64,11 @@ class Asked:
             answers = self._encoder.joined([answer.result() for answer in self._answers])
         sent, whose = np.array(self._sent, bool), np.array(self._tracklets, np.int64)
         times = np.array(self._times)
-        told = np.concatenate((answers.expression, answers.variance), axis=1)
-        whole = np.zeros((len(sent), told.shape[1]), np.float32)
+        expression, variance = (np.zeros((len(sent), 52), np.float32) for _ in range(2))
         for tracklet in np.unique(whose):
             mine = whose == tracklet
-            whole[mine] = _between(times[mine & sent], told[mine[sent]], times[mine])
-        expression, variance = np.split(whole, 2, axis=1)
+            told = answers.expression[mine[sent]], answers.variance[mine[sent]]
+            expression[mine], variance[mine] = _between(times[mine & sent], *told, times[mine])
         return Hints(expression, variance)
 
     def _send(self) -> None:
@@ -79,12 +79,15 @@ class Asked:
         self._answers.append(self._pool.submit(self._encoder.tell, faces))
 
 
-def _between(
-    known: npt.NDArray[np.float64], values: Floats, times: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Interpolate values (k,C) at rising times (k,) linearly to other times; before and after they hold."""
-    after = np.searchsorted(known, times).clip(1, max(len(known) - 1, 1)) if len(known) > 1 else None
-    if after is None:
-        return np.repeat(values.astype(np.float64), len(times), axis=0)
-    share = ((times - known[after - 1]) / (known[after] - known[after - 1])).clip(0, 1)[:, None]
-    return np.asarray(values[after - 1] * (1 - share) + values[after] * share)
+def _between(known: Doubles, values: Floats, variance: Floats, times: Doubles) -> tuple[Doubles, Doubles]:
+    """Interpolate values (k,C), told with a variance at rising times (k,), linearly to other times.
+
+    Before and after they hold. Between two that differ it may be either: that much more is their variance.
+    """
+    after = np.searchsorted(known, times).clip(min(1, len(known) - 1), len(known) - 1)
+    before = np.maximum(after - 1, 0)
+    apart = np.maximum(known[after] - known[before], 1e-9)
+    share = ((times - known[before]) / apart).clip(0, 1)[:, None]
+    change = np.square(values[after] - values[before])
+    doubt = variance[before] * (1 - share) + variance[after] * share + change * share * (1 - share)
+    return np.asarray(values[before] * (1 - share) + values[after] * share), np.asarray(doubt)

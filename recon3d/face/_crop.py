@@ -53,7 +53,7 @@ def whole_image(pixels: Pixels, *, margin: float = 1.0, angle: float = 0.0) -> R
 def warp(pixels: Pixels, region: Region, size: int, *, outside: str = "repeat") -> Floats:
     """Cut a region out of an image and scale it to a square, bilinearly.
 
-    Four taps a pixel are gathered straight from the 8-bit image, so the cost does not grow with it. Like
+    Four taps a pixel are read straight from the 8-bit image, so the cost does not grow with it. Like
     MediaPipe's, the result is not prefiltered, and is rounded to whole grey levels. One thread does it
     all: the work is too small to share, and on a busy machine the threads would wait for one another.
 
@@ -68,41 +68,10 @@ def warp(pixels: Pixels, region: Region, size: int, *, outside: str = "repeat") 
     """
     if min(pixels.shape[:2]) < 2:  # two taps a direction need two pixels
         pixels = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="constant" if outside == "black" else "edge")
-    height, width = pixels.shape[:2]
-    x, y = _sample_positions(region, size)
-    column, left, right = _taps(x, width, outside)
-    row, top, bottom = _taps(y, height, outside)
-    first = (row * width + column) * 3
-    weights = (left * top, right * top, left * bottom, right * bottom)
-    offsets = (0, 3, 3 * width, 3 * width + 3)
-    flat = np.ascontiguousarray(pixels).reshape(-1)
-    out = np.zeros((3, size * size), np.float32)  # a plane a channel is twice as fast as pixel by pixel
-    for offset, weight in zip(offsets, weights, strict=True):
-        places = first + offset
-        for channel in range(3):
-            out[channel] += weight * flat[channel:].take(places)
-    crop: Floats = np.rint(np.ascontiguousarray(out.T)).reshape(size, size, 3)
+    from recon3d.face._warp_numba import warp_into
+
+    crop = np.empty((size, size, 3), np.float32)
+    turn = math.cos(region.angle), math.sin(region.angle)
+    centre, extent = (float(region.x), float(region.y)), (float(region.width), float(region.height))
+    warp_into(crop, np.ascontiguousarray(pixels), centre, extent, turn, outside == "black")
     return crop
-
-
-def _sample_positions(region: Region, size: int) -> tuple[Doubles, Doubles]:
-    """Return the image index (x, y), each (size²,), that every pixel of the crop shows."""
-    cos, sin = math.cos(region.angle), math.sin(region.angle)
-    unit = np.arange(size) / size - 0.5
-    u, v = unit * region.width, unit[:, None] * region.height
-    return (region.x + cos * u - sin * v).ravel(), (region.y + sin * u + cos * v).ravel()
-
-
-def _taps(position: Doubles, length: int, outside: str) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
-    """Return the index of the first of two neighbouring taps, and the weight of each.
-
-    A tap at index i weighs 1 - |position - i|, and nothing beyond a distance of 1; so positions outside
-    fade to black unless they are moved to the edge first.
-    """
-    if outside != "black":
-        position = np.clip(position, 0, length - 1)
-    base = np.clip(np.floor(position), 0, length - 2)
-    beyond = (position - base).astype(np.float32)
-    second = np.maximum(0, 1 - np.abs(beyond - 1)) if outside == "black" else beyond
-    first = np.maximum(0, 1 - np.abs(beyond)) if outside == "black" else 1 - beyond
-    return base.astype(np.intp), first, second
