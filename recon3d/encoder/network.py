@@ -69,6 +69,9 @@ class EncoderConfig:
         middle: ... that at nose and cheeks, ...
         coarse: ... that the coarse maps give, and ...
         points: ... the landmarks.
+        dropout: Share of the numbers that training leaves out at random.
+        noise: What training adds to each of the trunk's numbers at random, in parts of its usual spread: on
+            photographs the trunk sees what it never saw in renders.
     """
 
     shapes: int = 60
@@ -79,6 +82,8 @@ class EncoderConfig:
     middle: int = 192
     coarse: int = 128
     points: int = 256
+    dropout: float = 0.1
+    noise: float = 0.0
 
 
 class Encoded(NamedTuple):
@@ -116,17 +121,19 @@ class EncoderNetwork(nn.Module):
         self.trunk, self.maps = FaceTrunk(), Usual(MAPS)
         told = (config.eye, config.eye, config.mouth, config.middle)
         looks = zip(WINDOWS, told, strict=True)
-        self.looks = nn.ModuleList([CloseLook(window, config.channels, count) for window, count in looks])
+        self.looks = nn.ModuleList(
+            [CloseLook(window, config.channels, count, config.dropout) for window, count in looks]
+        )
         self.coarse = nn.Sequential(nn.Linear(_SIZES[-1], config.coarse), nn.PReLU(config.coarse))
         self.gather = nn.Sequential(Usual(_POINTS), nn.Linear(_POINTS, config.points))
         widths = (*told, config.coarse, config.points)
         # Each by itself, so that none drowns the others.
         self.level = nn.ModuleList([nn.LayerNorm(width) for width in widths])
         mixed = config.mixed
-        self.mix = nn.Sequential(nn.Dropout(0.1), nn.Linear(sum(widths), mixed), nn.PReLU(mixed))
+        self.mix = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(sum(widths), mixed), nn.PReLU(mixed))
         self.correct = nn.Linear(mixed, _POINTS)
         self.judge = nn.Sequential(
-            nn.Linear(mixed + config.points, mixed), nn.PReLU(mixed), nn.Dropout(0.1),
+            nn.Linear(mixed + config.points, mixed), nn.PReLU(mixed), nn.Dropout(config.dropout),
             nn.Linear(mixed, mixed), nn.PReLU(mixed),
         )  # fmt: skip
         units = len(ARKIT_NAMES)
@@ -153,6 +160,8 @@ class EncoderNetwork(nn.Module):
             maps: What ``trunk_maps`` tells of them, where that is known already.
         """
         maps = self.maps(self.trunk_maps(images, points) if maps is None else maps)
+        if self.training and self.config.noise:
+            maps = maps + self.config.noise * torch.randn_like(maps)
         frame = FaceFrame.of(points)
         spread = frame.enter(points)
         *fine, coarse = maps.split(_SIZES, dim=1)
@@ -225,13 +234,13 @@ _MOST = 10.0
 class CloseLook(nn.Module):
     """Reads the fine map in a window: every place with the same weights first, then all places together."""
 
-    def __init__(self, window: Window, channels: int, told: int) -> None:
+    def __init__(self, window: Window, channels: int, told: int, dropout: float) -> None:
         """Build with random weights; ``told`` numbers come out."""
         super().__init__()
         self._size = (_FINE, window.rows, window.columns)
         self.reduce = nn.Sequential(nn.Conv2d(_FINE, channels, 1), PReLU(channels))
         self.tell = nn.Sequential(
-            nn.Dropout(0.1), nn.Linear(channels * window.rows * window.columns, told), nn.PReLU(told)
+            nn.Dropout(dropout), nn.Linear(channels * window.rows * window.columns, told), nn.PReLU(told)
         )
 
     def forward(self, part: Tensor) -> Tensor:
