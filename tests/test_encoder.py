@@ -184,6 +184,18 @@ def test_what_the_trunk_saw_serves_in_place_of_the_picture(encoder: FaceEncoder,
         torch.testing.assert_close(a, b)
 
 
+def test_noise_is_for_training_alone(face: Face) -> None:
+    torch.manual_seed(0)
+    network = EncoderNetwork(EncoderConfig(mixed=64, noise=0.5, dropout=0.0)).eval()
+    cut = cut_out(ASTRONAUT, face.landmarks)
+    images, points = images_of(torch.from_numpy(cut.pixels)[None]), torch.from_numpy(cut.points)[None]
+    with torch.no_grad():
+        calm = [network(images, points).shape for _ in range(2)]
+        rough = [network.train()(images, points).shape for _ in range(2)]
+    torch.testing.assert_close(calm[0], calm[1], atol=0, rtol=0)
+    assert not torch.equal(rough[0], rough[1])
+
+
 def test_numbers_are_measured_by_what_is_usual() -> None:
     usual = Usual(3)
     numbers = torch.randn(1000, 3) * torch.tensor([0.1, 1.0, 10.0]) + 5
