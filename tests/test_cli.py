@@ -9,8 +9,8 @@ import resource
 import signal
 import struct
 import subprocess
-import threading
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
