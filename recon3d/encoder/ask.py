@@ -46,7 +46,7 @@ class Asked:
     def about(self, pixels: npt.NDArray[np.uint8], time: float, sightings: Sequence[Sighting]) -> None:
         """Ask about the faces of a frame (H,W,3) that is shown at a time (s)."""
         for one in sightings:
-            # Half a frame's play: times of frames are rounded.
+            # A millisecond's play: times of frames are rounded.
             due = time - self._last.get(one.tracklet, -np.inf) > _PAUSE - 1e-3
             if due:
                 self._last[one.tracklet] = time

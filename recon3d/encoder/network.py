@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recon3d.conventions import ARKIT_NAMES, FRONTAL
-from recon3d.encoder.trunk import CROP_SIZE, WIDTHS, FaceMaps, FaceTrunk, PReLU
+from recon3d.encoder.crop import CROP_SIZE
+from recon3d.encoder.trunk import WIDTHS, FaceMaps, FaceTrunk, PReLU
 
 #: Corners of the eyes, that tell a face's size.
 _CORNERS = (33, 263)
@@ -151,15 +152,19 @@ class EncoderNetwork(nn.Module):
             self.out.bias[:units] = -2.0
             self.out.bias[units : 2 * units] = -3.5
 
-    def forward(self, images: Tensor, points: Tensor, maps: Tensor | None = None) -> Encoded:
+    def forward(self, images: Tensor | None, points: Tensor, maps: Tensor | None = None) -> Encoded:
         """Look at faces.
 
         Args:
-            images: (B,3,256,256) RGB in [0,1], cut out by ``recon3d.encoder.crop.face_region``.
+            images: (B,3,256,256) RGB in [0,1], cut out by ``recon3d.encoder.crop.face_region``; not needed
+                beside ``maps``.
             points: (B,478,3) dense landmarks in parts of the cut-out's side; z on the same scale.
             maps: What ``trunk_maps`` tells of them, where that is known already.
         """
-        maps = self.maps(self.trunk_maps(images, points) if maps is None else maps)
+        if maps is None:
+            assert images is not None
+            maps = self.trunk_maps(images, points)
+        maps = self.maps(maps)
         if self.training and self.config.noise:
             maps = maps + self.config.noise * torch.randn_like(maps)
         frame = FaceFrame.of(points)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recon3d.encoder.crop import CROP_SIZE
 from recon3d.encoder.network import Encoded, EncoderNetwork
-from recon3d.encoder.trunk import CROP_SIZE
 from recon3d.encoder.weights import FORMAT
 from recon3d.errors import MissingExtraError
 from recon3d.files import atomic_path

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recon3d.encoder.crop import CROP_SIZE
+
 #: Channels of the feature maps at strides 2, 4, 8, … 128.
 WIDTHS = (16, 32, 64, 128, 128, 128, 128)
 #: Residual blocks behind the stem and behind every downsampling block.
 BLOCKS_PER_STAGE = 4
-#: Width and height, px, of the crops that the landmark network was trained on.
-CROP_SIZE = 256
 NUM_LANDMARKS = 478
 _SIZE_STEP = 32
 _SMALLEST = 128

@@ -68,7 +68,7 @@ def warp(pixels: Pixels, region: Region, size: int, *, outside: str = "repeat") 
     """
     if min(pixels.shape[:2]) < 2:  # two taps a direction need two pixels
         pixels = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="constant" if outside == "black" else "edge")
-    from recon3d.face._warp_numba import warp_into
+    from recon3d.face._warp_numba import warp_into  # numba takes a while, and not every command warps
 
     crop = np.empty((size, size, 3), np.float32)
     turn = math.cos(region.angle), math.sin(region.angle)

@@ -160,11 +160,11 @@ class Stage1:
             if progress.step >= steps or progress.seconds > options.minutes * 60:
                 break
             _set_rates(optimizer, _rate(progress, steps, options.warm_up, options.minutes * 60))
-            faces = _to(faces, fabric.device)
+            faces, seen = _to(faces, fabric.device), seen if seen is None else seen.to(fabric.device)
             # Dropout by the step's number, so that a run that was cut off goes on with the same.
             torch.manual_seed(hash((self.config.data.seed, progress.step, fabric.global_rank)))
-            told = model(*_inputs(faces), None if seen is None else seen.to(fabric.device))
-            losses = loss(told, faces)
+            images = _images(faces) if seen is None else None
+            losses = loss(model(images, faces.detected, seen), faces)
             optimizer.zero_grad()
             fabric.backward(losses["total"])
             fabric.clip_gradients(model, optimizer, max_norm=5.0)
@@ -210,7 +210,7 @@ def score(network: EncoderNetwork, loss: EncoderLoss, store: RenderStore, shards
     told, truth, total = [], [], []
     for batch in batches(store, range(shards), 64, np.random.default_rng(0)):
         faces = _to(batch.faces, device)
-        found = network(*_inputs(faces))
+        found = network(_images(faces), faces.detected)
         total.append(float(loss(found, faces)["total"]))
         here = faces.present
         told.append((found.expression[here], found.rotation[here]))
@@ -332,8 +332,8 @@ def _set_rates(optimizer: Any, share: float) -> None:
         group["lr"] = group["top"] * share
 
 
-def _inputs(faces: Faces) -> tuple[Tensor, Tensor]:
-    return images_of(faces.images).contiguous(memory_format=torch.channels_last), faces.detected
+def _images(faces: Faces) -> Tensor:
+    return images_of(faces.images).contiguous(memory_format=torch.channels_last)
 
 
 def _to(faces: Faces, device: torch.device) -> Faces:
