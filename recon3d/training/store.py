@@ -25,7 +25,7 @@ from recon3d.files import atomic_path, make_folder
 from recon3d.training.synthetic import Faces, SyntheticFaces, SyntheticSettings
 
 #: To be raised when the same specification no longer gives the same pictures.
-VERSION = 4
+VERSION = 5
 #: Pictures drawn at once.
 _BATCH = 16
 

@@ -20,7 +20,7 @@ from recon3d.training.synthetic.canvas import Canvas
 from recon3d.training.synthetic.crevices import crevices, draw_strength
 from recon3d.training.synthetic.extras import Wardrobe, draw_outfit, dress
 from recon3d.training.synthetic.eyes import draw_eyes
-from recon3d.training.synthetic.finish import cover, expose, wear
+from recon3d.training.synthetic.finish import cover, end_close, expose, wear
 from recon3d.training.synthetic.people import Identifier, draw_people
 from recon3d.training.synthetic.scene import (
     Light,
@@ -113,11 +113,12 @@ class SyntheticFaces:
         makeups = [self._makeup(row, rng) for row, rng in zip(rows, generators, strict=True)]
         pictures, faces = self._pictures(verts, view, makeups, generators)
         present = [rng.random() >= self._settings.nothing for rng in generators]
+        landmarks = self._landmarks(verts, view)
         finished = [
-            self._finish(picture, face, shown, rng)
-            for picture, face, shown, rng in zip(pictures, faces, present, generators, strict=True)
+            self._finish(*one)
+            for one in zip(pictures, faces, landmarks, present, generators, strict=True)
         ]
-        images, landmarks = torch.stack(finished), self._landmarks(verts, view)
+        images = torch.stack(finished)
         return Faces(
             images=images,
             shape=self._identifier.nearest(people),
@@ -205,7 +206,9 @@ class SyntheticFaces:
             drawn.append(draw_shoulders(background, neck[k, :2], float(scale[k]), rng))
         return torch.stack(drawn)
 
-    def _finish(self, picture: Tensor, face: Tensor, shown: bool, rng: np.random.Generator) -> Tensor:
+    def _finish(
+        self, picture: Tensor, face: Tensor, landmarks: Tensor, shown: bool, rng: np.random.Generator
+    ) -> Tensor:
         if not shown:
             picture = draw_background(self._settings.size, rng)
             picture = picture.roll(int(rng.integers(self._settings.size)), 2)
@@ -213,6 +216,9 @@ class SyntheticFaces:
         if rng.random() < self._settings.covered:
             finished = cover(finished, rng)
         finished = wear(finished, rng, self._settings)
+        if rng.random() < self._settings.close:
+            points = landmarks[:, :2] * self._settings.size
+            finished = end_close(finished, points.amin(0), points.amax(0), rng)
         return (finished.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
 
     def _detected(self, images: Tensor, landmarks: Tensor) -> Tensor:

@@ -84,10 +84,35 @@ def wear(picture: Tensor, rng: np.random.Generator, settings: SyntheticSettings)
         picture = (
             picture + grain(rng, picture.shape[1], 3 if rng.random() < 0.5 else 1) * rng.beta(1, 4) * 0.08
         )
-    if rng.random() < 0.05:
-        picture = _cut_off(picture, rng)
     picture = picture.clamp(0, 1)
     return _jpeg(picture, rng) if rng.random() < 0.5 else picture
+
+
+def end_close(picture: Tensor, low: Tensor, high: Tensor, rng: np.random.Generator) -> Tensor:
+    """Let the photograph end close around the face, as in many archives of faces.
+
+    What lies beyond is as the tracker cuts it out: the edge's pixels drawn out, or black. The photograph's
+    edges are tilted in the cut-out when the head is tilted in the photograph.
+
+    Args:
+        picture: (3,S,S) sRGB.
+        low: (2,) px, the least x and y of the face's landmarks, and ...
+        high: (2,) ... the largest.
+        rng: Random numbers.
+    """
+    size = picture.shape[1]
+    angle = rng.normal(0, 0.15)
+    turn = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).float()
+    margins = torch.tensor(rng.uniform(-0.06, 0.35, (2, 2)), dtype=torch.float32) * (high - low)
+    half, middle = (high - low) / 2, (high + low) / 2
+    axis = torch.arange(size) + 0.5
+    away = (torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1) - middle) @ turn
+    inside = torch.minimum(torch.maximum(away, -half - margins[0]), half + margins[1])
+    places = (inside @ turn.T + middle) / size * 2 - 1
+    drawn = F.grid_sample(picture[None], places[None], padding_mode="border", align_corners=False)[0]
+    if rng.random() < 0.2:
+        drawn = drawn * (away == inside).all(-1)
+    return drawn
 
 
 def _colors(picture: Tensor, rng: np.random.Generator) -> Tensor:
@@ -97,7 +122,7 @@ def _colors(picture: Tensor, rng: np.random.Generator) -> Tensor:
     mean = picture.mean()
     picture = (picture - mean) * rng.uniform(0.75, 1.25) + mean + rng.normal(0, 0.03)
     grey = torch.einsum("chw,c->hw", picture, picture.new_tensor((0.3, 0.59, 0.11)))[None]
-    saturation = 0.0 if rng.random() < 0.12 else rng.uniform(0.4, 1.3)
+    saturation = 0.0 if rng.random() < 0.25 else rng.uniform(0.4, 1.3)
     return (grey + (picture - grey) * saturation).clamp(0, 1)
 
 
@@ -125,18 +150,6 @@ def _shrink(picture: Tensor, rng: np.random.Generator) -> Tensor:
     if rng.random() < 0.3:
         shrunk = _jpeg(shrunk[0].clamp(0, 1), rng)[None]
     return F.interpolate(shrunk, (size, size), mode="bilinear", align_corners=False)[0]
-
-
-def _cut_off(picture: Tensor, rng: np.random.Generator) -> Tensor:
-    """Let the photograph end within the cut-out."""
-    edge = int(rng.integers(4, picture.shape[1] // 3))
-    turns = int(rng.integers(4))
-    turned = picture.rot90(turns, (1, 2)).clone()
-    if rng.random() < 0.5:
-        turned[:, :edge] = turned[:, edge : edge + 1]
-    else:
-        turned[:, :edge] = 0
-    return turned.rot90(-turns, (1, 2))
 
 
 def _jpeg(picture: Tensor, rng: np.random.Generator) -> Tensor:

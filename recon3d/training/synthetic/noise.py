@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recon3d.training.synthetic._blur_numba import blur_down
+
 _POOL = 1024
 
 
@@ -43,7 +45,6 @@ def strands(rng: np.random.Generator, size: int, length: int, across: int) -> Te
 
 def box_blur(picture: Tensor, kernel: int) -> Tensor:
     """Return the mean of ``kernel`` by ``kernel`` (odd) pixels around each one; (C,S,S) in and out."""
-    for size in ((kernel, 1), (1, kernel)):
-        pad = (size[0] // 2, size[1] // 2)
-        picture = F.avg_pool2d(picture[None], size, 1, pad, count_include_pad=False)[0]
-    return picture
+    down = blur_down(picture.contiguous().numpy(), kernel)
+    across = blur_down(np.ascontiguousarray(down.transpose(0, 2, 1)), kernel)
+    return torch.from_numpy(np.ascontiguousarray(across.transpose(0, 2, 1)))

@@ -26,6 +26,7 @@ class SyntheticSettings:
         covered: Share with something before the face.
         nothing: Share of pictures without a face.
         wear: Share of pictures that are spoilt, as on the web.
+        close: Share that end close around the face.
         skin: Range of skin colours, 0 the darkest and 1 the palest.
         framing: Relative error of the crop's place and size.
     """
@@ -45,7 +46,8 @@ class SyntheticSettings:
     glasses: float = 0.1
     covered: float = 0.07
     nothing: float = 0.02
-    wear: float = 0.5
+    wear: float = 0.55
+    close: float = 0.2
     skin: tuple[float, float] = (0.0, 1.0)
     framing: float = 0.04
 
