@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recon3d.head import HeadModel
 from recon3d.training.config import DataConfig, Stage1Config, read_config
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
+from recon3d.training.source import Source
 from recon3d.training.stage1 import Stage1, score
 from recon3d.training.store import RenderStore, StoreSpec, batches
 from recon3d.training.synthetic import TRAINING
@@ -70,7 +72,7 @@ def test_what_a_run_leaves_behind(trained: tuple[Stage1, Path, list[str]]) -> No
 
 @pytest.mark.parametrize("part", ["reading", "whole"])
 def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(
-    renders: Path, tmp_path: Path, part: str
+    renders: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = smoke(renders, passes=2)  # 8 steps
     config = replace(config, **{"whole" if part == "reading" else "reading": replace(config.whole, passes=0)})
@@ -78,16 +80,10 @@ def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(
     whole.run()
 
     cut = Stage1(config, tmp_path / "cut", lambda line: None)
-    real = cut._stream
-
-    def short(fabric, options, maps, step):  # type: ignore[no-untyped-def]
-        for k, faces in enumerate(real(fabric, options, maps, step)):
-            if k == 5 and step == 0:
-                return
-            yield faces
-
-    cut._stream = short  # type: ignore[method-assign]
-    cut.run()  # ends after five steps, its checkpoint written
+    real = Source.lots
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "lots", lambda self, step: islice(real(self, step), 5))
+        cut.run()  # ends after five steps, its checkpoint written
     again = Stage1(config, tmp_path / "cut", lambda line: None)
     again.run()
     first = load_weights(tmp_path / "whole" / "encoder.safetensors").state_dict()

@@ -17,7 +17,9 @@ from recon3d.training.synthetic import OTHER, TRAINING, Faces, SyntheticFaces
 from recon3d.training.synthetic.canvas import Canvas, lookup, unroll
 from recon3d.training.synthetic.people import Identifier, draw_people
 
-CLEAN = replace(TRAINING, wear=0.0, close=0.0, covered=0.0, nothing=0.0, glasses=0.0, framing=0.0, yaw=15.0, pitch=8.0)
+CLEAN = replace(
+    TRAINING, wear=0.0, close=0.0, covered=0.0, nothing=0.0, glasses=0.0, framing=0.0, yaw=15.0, pitch=8.0
+)
 K = {name: k for k, name in enumerate(ARKIT_NAMES)}
 
 

@@ -33,6 +33,9 @@ class DataConfig:
         workers: Processes that draw them.
         seed: Of everything random about them.
         recording: Live Link CSV that expressions are drawn from; none if empty.
+        photographs: Zip files or folders of photographs to learn from beside the renders, separated by
+            commas; none if empty. Their terms hold for the weights, too.
+        photographs_share: Of each step's faces against its renders.
     """
 
     renders: int = 49152
@@ -42,6 +45,8 @@ class DataConfig:
     workers: int = 2
     seed: int = 1
     recording: str = ""
+    photographs: str = ""
+    photographs_share: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class LossWeights:
         projection: Distance of the projected head's landmarks, percent of the cut-out.
         landmarks: The same of the corrected ones, and of their depth.
         presence: Whether a face is there.
+        outline: Of photographs: distance of the projected head's landmarks from those that were found.
+        calm: Of photographs: size of units and identity, which landmarks alone do not tell for sure.
     """
 
     expression: float = 5.0
@@ -54,6 +56,8 @@ class LossWeights:
     projection: float = 0.05
     landmarks: float = 0.1
     presence: float = 0.05
+    outline: float = 0.05
+    calm: float = 0.02
 
 
 class EncoderLoss(nn.Module):
@@ -124,6 +128,20 @@ class EncoderLoss(nn.Module):
             "projection": weights.projection * mean((projected - seen).abs() * 100),
             "landmarks": weights.landmarks * mean(self._apart(told.landmarks, truth.landmarks)),
             "presence": weights.presence * F.binary_cross_entropy_with_logits(told.presence, here),
+        }
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        return losses
+
+    def photographs(self, told: Encoded, faces: Faces) -> dict[str, Tensor]:
+        """Return the losses of photographs, of which only the detected landmarks are known, as above."""
+        weights, seen = self.weights, faces.detected
+        projected = self._project(self._points(told.shape, told.expression), told)
+        off = (projected - seen[..., :2]).abs().sum(-1) * self.heavy * 100
+        calm = told.expression.mean() + 0.1 * (told.shape.square() * self.shape_weight).mean()
+        losses = {
+            "photographs: outline": weights.outline * off.mean(),
+            "photographs: landmarks": weights.landmarks * self._apart(told.landmarks, seen).mean(),
+            "photographs: calm": weights.calm * calm,
         }
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses

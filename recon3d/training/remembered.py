@@ -1,4 +1,4 @@
-"""What the pretrained trunk sees in the renders, kept on disk: while it stays, it need look only once.
+"""What the pretrained trunk sees in faces, kept on disk: while it stays, it need look only once.
 
 The trunk takes most of an encoder's time. Learning to read its maps goes several times as fast without it.
 """
@@ -16,16 +16,16 @@ from torch import Tensor
 from recon3d.encoder.network import WINDOWS, EncoderNetwork, images_of
 from recon3d.files import atomic_path
 from recon3d.training.mirror import Mirror
-from recon3d.training.store import Batch, RenderStore
+from recon3d.training.store import Batch, FaceStore
 from recon3d.training.synthetic import Faces
 
 _BATCH = 32
 
 
 class RememberedMaps:
-    """Maps (``EncoderNetwork.trunk_maps``) of a store's renders, as they are and mirrored; half precision."""
+    """Maps (``EncoderNetwork.trunk_maps``) of a store's faces, as they are and mirrored; half precision."""
 
-    def __init__(self, store: RenderStore, network: EncoderNetwork, mirror: Mirror) -> None:
+    def __init__(self, store: FaceStore, network: EncoderNetwork, mirror: Mirror) -> None:
         """Remember what this network's trunk sees; nothing is looked at yet."""
         self._store, self._network, self._mirror = store, network, mirror
         self._name = f"maps-{_digest(network)}"

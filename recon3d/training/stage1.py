@@ -7,11 +7,12 @@ off goes on from its last checkpoint as if nothing had happened.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,10 @@ from recon3d.training.config import OptimizerConfig, Stage1Config
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
 from recon3d.training.mirror import Mirror
+from recon3d.training.photographs import PhotographStore
 from recon3d.training.remembered import RememberedMaps
-from recon3d.training.store import RenderStore, StoreSpec, batches
+from recon3d.training.source import Lot, Source
+from recon3d.training.store import FaceStore, RenderStore, StoreSpec, batches
 from recon3d.training.synthetic import OTHER, TRAINING, Faces
 
 if TYPE_CHECKING:
@@ -139,12 +142,9 @@ class Stage1:
         self, fabric: Fabric, network: EncoderNetwork, loss: EncoderLoss, name: str, options: OptimizerConfig
     ) -> dict[str, Tensor]:
         """Train; return the averaged weights."""
-        shards, maps = self._shards(self.config.data.renders), None
-        if not options.trunk_rate:
-            maps = RememberedMaps(self._train, network.to(fabric.device), self.mirror)
-            if fabric.is_global_zero:
-                maps.make(shards, self._say)
-            fabric.barrier()
+        shards = self._shards(self.config.data.renders)
+        renders = self._source(fabric, network, options, self._train, shards, options.batch)
+        photographs = self._photographs(fabric, network, options)
         network.trunk.requires_grad_(bool(options.trunk_rate))
         network.trunk.stages[: options.frozen].requires_grad_(False)
         optimizer = _optimizer(network, options.rate, options.trunk_rate, options.decay)
@@ -155,16 +155,17 @@ class Stage1:
         progress = _Progress.start(checkpoint, network, optimizer)
         log = _Log(self.folder / "log" / name, progress.step) if fabric.is_global_zero else None
         clock, saved = time.monotonic() - progress.seconds, time.monotonic()
-        for faces, seen in prefetched(self._stream(fabric, options, maps, progress.step), 3):
+        none = itertools.repeat(None)
+        photos = none if photographs is None else photographs.lots(progress.step)
+        for lot, photo in prefetched(zip(renders.lots(progress.step), photos, strict=False), 3):
             progress.seconds = time.monotonic() - clock
             if progress.step >= steps or progress.seconds > options.minutes * 60:
                 break
             _set_rates(optimizer, _rate(progress, steps, options.warm_up, options.minutes * 60))
-            faces, seen = _to(faces, fabric.device), seen if seen is None else seen.to(fabric.device)
             # Dropout by the step's number, so that a run that was cut off goes on with the same.
             torch.manual_seed(hash((self.config.data.seed, progress.step, fabric.global_rank)))
-            images = _images(faces) if seen is None else None
-            losses = loss(model(images, faces.detected, seen), faces)
+            lot, photo = lot.to(fabric.device), None if photo is None else photo.to(fabric.device)
+            losses = _losses(model, loss, lot, photo)
             optimizer.zero_grad()
             fabric.backward(losses["total"])
             fabric.clip_gradients(model, optimizer, max_norm=5.0)
@@ -172,7 +173,7 @@ class Stage1:
             progress.step += 1
             progress.average(network, options.average)
             if log is not None and progress.step % _LOG_EVERY == 0:
-                self._say(f"{name}: {log.write(progress, losses, optimizer, faces)}")
+                self._say(f"{name}: {log.write(progress, losses, optimizer, lot.faces)}")
             if fabric.is_global_zero and time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 progress.save(checkpoint, network, optimizer)
                 saved = time.monotonic()
@@ -180,26 +181,43 @@ class Stage1:
             progress.save(checkpoint, network, optimizer)
         return progress.averaged
 
-    def _stream(
-        self, fabric: Fabric, options: OptimizerConfig, maps: RememberedMaps | None, step: int
-    ) -> Iterator[tuple[Faces, Tensor | None]]:
-        """Batches without end, from a step on; what comes when depends on the seed alone."""
-        shards = range(self._shards(self.config.data.renders))
-        mine = (
-            range(fabric.global_rank, len(shards), fabric.world_size)
-            if len(shards) >= fabric.world_size
-            else shards
-        )
-        number, round_ = 0, 0
-        while True:
-            rng = np.random.default_rng((self.config.data.seed, round_, fabric.global_rank))
-            for batch in batches(self._train, mine, options.batch, rng):
-                flip = rng.random() < 0.5
-                if number >= step:
-                    seen = None if maps is None else maps.of(batch, flipped=flip)
-                    yield (self.mirror(batch.faces) if flip else batch.faces), seen
-                number += 1
-            round_ += 1
+    def _source(
+        self, fabric: Fabric, network: EncoderNetwork, options: OptimizerConfig, store: FaceStore,
+        shards: int, batch: int,
+    ) -> Source:  # fmt: skip
+        """Faces of a store for this process; what a trunk that stays sees of them is remembered."""
+        maps = None
+        if not options.trunk_rate:
+            maps = RememberedMaps(store, network.to(fabric.device), self.mirror)
+            if fabric.is_global_zero:
+                maps.make(shards, self._say)
+            fabric.barrier()
+        rank, processes = fabric.global_rank, fabric.world_size
+        mine = range(rank, shards, processes) if shards >= processes else range(shards)
+        return Source(store, mine, batch, (self.config.data.seed, rank), self.mirror, maps)
+
+    def _photographs(
+        self, fabric: Fabric, network: EncoderNetwork, options: OptimizerConfig
+    ) -> Source | None:
+        data = self.config.data
+        archives = tuple(part.strip() for part in data.photographs.split(",") if part.strip())
+        if not archives:
+            return None
+        store = PhotographStore(Path(data.folder), archives, self.head.num_shape, data.shard)
+        if fabric.is_global_zero:
+            store.make(self._say)
+        fabric.barrier()
+        batch = max(1, round(options.batch * data.photographs_share))
+        return self._source(fabric, network, options, store, store.make(), batch)
+
+
+def _losses(model: Any, loss: EncoderLoss, lot: Lot, photos: Lot | None) -> dict[str, Tensor]:
+    """What the network says of renders and of photographs, judged."""
+    losses = loss(model(lot.images(), lot.faces.detected, lot.maps), lot.faces)
+    if photos is not None:
+        more = loss.photographs(model(photos.images(), photos.faces.detected, photos.maps), photos.faces)
+        losses |= more | {"total": losses["total"] + more["total"]}
+    return losses
 
 
 @torch.no_grad()
@@ -209,8 +227,9 @@ def score(network: EncoderNetwork, loss: EncoderLoss, store: RenderStore, shards
     network.eval()
     told, truth, total = [], [], []
     for batch in batches(store, range(shards), 64, np.random.default_rng(0)):
-        faces = _to(batch.faces, device)
-        found = network(_images(faces), faces.detected)
+        lot = Lot(batch.faces, None).to(device)
+        faces = lot.faces
+        found = network(lot.images(), faces.detected)
         total.append(float(loss(found, faces)["total"]))
         here = faces.present
         told.append((found.expression[here], found.rotation[here]))
@@ -330,11 +349,3 @@ def _rate(progress: _Progress, steps: int, warm_up: int, seconds: float) -> floa
 def _set_rates(optimizer: Any, share: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["top"] * share
-
-
-def _images(faces: Faces) -> Tensor:
-    return images_of(faces.images).contiguous(memory_format=torch.channels_last)
-
-
-def _to(faces: Faces, device: torch.device) -> Faces:
-    return Faces(**{name: value.to(device, non_blocking=True) for name, value in vars(faces).items()})

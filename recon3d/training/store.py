@@ -1,4 +1,4 @@
-"""Rendered training sets on disk: made once, read many times.
+"""Training sets on disk: made once, read many times.
 
 On two cores it takes longer to draw a face than to learn from it, so pictures are kept: in shards of raw
 arrays, which are read by memory mapping. Any shard can be made again from its number.
@@ -70,10 +70,10 @@ def _fingerprint(path: str | None) -> str | None:
 
 
 class Batch(NamedTuple):
-    """B renders, and which they are.
+    """B faces, and which they are.
 
     Attributes:
-        faces: The renders.
+        faces: The faces.
         shard: (B,) the shard of each, and ...
         row: (B,) ... its place there.
     """
@@ -83,30 +83,21 @@ class Batch(NamedTuple):
     row: npt.NDArray[np.int64]
 
 
-class RenderStore:
-    """A set of renders in a folder, one sub-folder a specification."""
+class FaceStore:
+    """Faces on disk, in shards of equal size.
 
-    def __init__(self, folder: Path, spec: StoreSpec) -> None:
-        """Open a set; nothing is drawn yet."""
-        self.spec, self.folder = spec, Path(folder) / spec.digest()
+    Attributes:
+        folder: Where they are.
+        size: Faces a shard.
+    """
 
-    def make(self, shards: int, workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
-        """Draw what is missing of the first ``shards`` shards, in processes of their own.
+    def __init__(self, folder: Path, size: int) -> None:
+        """Open a set, whatever of it there is."""
+        self.folder, self.size = Path(folder), size
 
-        Raises:
-            OutputError: The folder cannot be written to.
-        """
-        missing = [k for k in range(shards) if not self._path(k, "images").exists()]
-        if not missing:
-            return
-        with atomic_path(make_folder(self.folder) / "spec.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self.spec), indent=1))
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-            jobs = [pool.submit(_make_shard, self.spec, self.folder, k) for k in missing]
-            for count, job in enumerate(as_completed(jobs), shards - len(missing) + 1):
-                job.result()
-                say(f"{self.folder}: {count} of {shards} shards drawn")
+    def has(self, number: int) -> bool:
+        """Tell whether a shard is there, whole."""
+        return self._path(number, "images").exists()
 
     def shard(self, number: int) -> Faces:
         """Open a shard; its pictures stay on the disk until they are looked at."""
@@ -116,20 +107,58 @@ class RenderStore:
         }
         return Faces(**columns)
 
+    def write(self, number: int, faces: Faces) -> None:
+        """Keep a shard.
+
+        Raises:
+            OutputError: The folder cannot be written to.
+        """
+        # The pictures come last: a shard that has them is whole.
+        for name in sorted(vars(faces), key=lambda name: name == "images"):
+            with atomic_path(self._path(number, name)) as path, path.open("wb") as file:
+                np.save(file, getattr(faces, name).numpy(), allow_pickle=False)
+
     def _path(self, number: int, name: str) -> Path:
         return self.folder / f"{number:05d}.{name}.npy"
 
 
+class RenderStore(FaceStore):
+    """A set of renders in a folder, one sub-folder a specification."""
+
+    def __init__(self, folder: Path, spec: StoreSpec) -> None:
+        """Open a set; nothing is drawn yet."""
+        super().__init__(Path(folder) / spec.digest(), spec.shard)
+        self.spec = spec
+
+    def make(self, shards: int, workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
+        """Draw what is missing of the first ``shards`` shards, in processes of their own.
+
+        Raises:
+            OutputError: The folder cannot be written to.
+        """
+        missing = [k for k in range(shards) if not self.has(k)]
+        if not missing:
+            return
+        with atomic_path(make_folder(self.folder) / "spec.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self.spec), indent=1))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+            jobs = [pool.submit(_make_shard, self.folder.parent, self.spec, k) for k in missing]
+            for count, job in enumerate(as_completed(jobs), shards - len(missing) + 1):
+                job.result()
+                say(f"{self.folder}: {count} of {shards} shards drawn")
+
+
 def batches(
-    store: RenderStore, shards: range, size: int, rng: np.random.Generator, *, together: int = 4
+    store: FaceStore, shards: range, size: int, rng: np.random.Generator, *, together: int = 4
 ) -> Iterator[Batch]:
     """Go once through shards in random order, ``together`` of them mixed, in batches of one size."""
     order = rng.permutation(np.array(shards))
     for start in range(0, len(order), together):
         opened = [store.shard(int(k)) for k in order[start : start + together]]
-        places = rng.permutation(len(opened) * store.spec.shard)
+        places = rng.permutation(len(opened) * store.size)
         for rows in np.array_split(places, max(1, len(places) // size)):
-            lot, row = rows[:size] // store.spec.shard, rows[:size] % store.spec.shard
+            lot, row = rows[:size] // store.size, rows[:size] % store.size
             yield Batch(_gather(opened, lot, row), order[start + lot], row)
 
 
@@ -156,14 +185,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _make_shard(spec: StoreSpec, folder: Path, number: int) -> None:
+def _make_shard(folder: Path, spec: StoreSpec, number: int) -> None:
     global _maker
     if _maker is None or _maker[0] != spec:
         _maker = spec, spec.maker()
     first, end = number * spec.shard, (number + 1) * spec.shard
     drawn = [_maker[1].batch(range(k, min(k + _BATCH, end))) for k in range(first, end, _BATCH)]
-    # The pictures come last: a shard that has them is whole.
-    for name in sorted((field.name for field in fields(Faces)), key=lambda name: name == "images"):
-        column = torch.cat([getattr(part, name) for part in drawn]).numpy()
-        with atomic_path(folder / f"{number:05d}.{name}.npy") as path, path.open("wb") as file:
-            np.save(file, column, allow_pickle=False)
+    columns = zip(*(vars(part).values() for part in drawn), strict=True)
+    RenderStore(folder, spec).write(number, Faces(*(torch.cat(column) for column in columns)))

@@ -115,8 +115,7 @@ class SyntheticFaces:
         present = [rng.random() >= self._settings.nothing for rng in generators]
         landmarks = self._landmarks(verts, view)
         finished = [
-            self._finish(*one)
-            for one in zip(pictures, faces, landmarks, present, generators, strict=True)
+            self._finish(*one) for one in zip(pictures, faces, landmarks, present, generators, strict=True)
         ]
         images = torch.stack(finished)
         return Faces(
