@@ -10,16 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from face_clips import face_frames, wall_frames, write_clip
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from recon3d.encoder.encoder import FaceEncoder
 from recon3d.encoder.network import EncoderConfig, EncoderNetwork
-from recon3d.errors import InputError
+from recon3d.errors import InputError, UsageError
+from recon3d.evaluation.clips import score_clips
 from recon3d.evaluation.emotions import probe, read_emotions
 from recon3d.evaluation.expressions import BOTH, BOTH_SCORES, ENCODER, LANDMARKS, SCORES, Reader
+from recon3d.evaluation.metrics import curve_jitter
 from recon3d.evaluation.renders import draw_renders, score_renders, shape_error
 from recon3d.evaluation.report import EvaluationReport
+from recon3d.face import open_face_source
 from recon3d.fitting import LandmarkSolver
 from recon3d.head import HeadModel
 from recon3d.training.expressions import ExpressionSampler
@@ -53,6 +57,32 @@ def test_the_shape_error_forgets_how_the_head_lies(head: HeadModel) -> None:
     turn, _ = Rotation.align_vectors(b, a)
     wanted = np.linalg.norm(turn.apply(a) - b, axis=1).mean() * 1000
     assert shape_error(head, one, zero) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_jitter_by_hand() -> None:
+    steps = np.arange(100.0)
+    curves = np.stack([steps % 2, np.sin(steps / 30), np.full(100, 0.3)], axis=1)
+    # Up and down by 1 each frame: second differences of 2, a deviation of 1/2.
+    assert curve_jitter(curves[:, :1]) == pytest.approx(4.0)
+    assert curve_jitter(curves[:, 1:]) < 0.01  # what stands still counts nothing
+    assert np.isnan(curve_jitter(curves[:, 2:]))
+    noise = np.random.default_rng(0).normal(size=(4000, 3))
+    assert curve_jitter(noise) == pytest.approx(np.sqrt(6) * np.sqrt(2 / np.pi), rel=0.03)
+    with pytest.raises(UsageError, match="at least 3 frames"):
+        curve_jitter(curves[:2])
+
+
+def test_clips_are_read_frame_by_frame(head: HeadModel, tmp_path: Path) -> None:
+    clips = [
+        write_clip(tmp_path / "face.mp4", face_frames(8)),
+        write_clip(tmp_path / "wall.mp4", wall_frames(4)),
+    ]
+    reader = Reader(LandmarkSolver(head), None)
+    jitter = score_clips(clips, open_face_source("mediapipe"), reader)
+    assert set(jitter) <= {LANDMARKS, SCORES, BOTH_SCORES} and jitter
+    assert all(0 < value < 5 for value in jitter.values())
+    assert set(reader.milliseconds()) == {LANDMARKS, BOTH_SCORES}  # scores come with finding the face
+    assert all(value > 0 for value in reader.milliseconds().values())
 
 
 def test_the_probe_tells_what_can_be_told() -> None:

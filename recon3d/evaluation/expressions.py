@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from recon3d.fitting import (
 )
 
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 #: The ways, as tables name them.
 LANDMARKS, SCORES, BOTH_SCORES = "landmarks only", "face-stage scores", "scores + landmarks"
@@ -53,9 +56,11 @@ class Reader:
     def __init__(self, solver: LandmarkSolver, encoder: FaceEncoder | None) -> None:
         """Use a solver for the dense landmarks and, if there is one, an encoder."""
         self._solver, self._encoder = solver, encoder
+        self._spent, self._faces = dict[str, float](), 0
 
     def read(self, pictures: Sequence[Pixels], faces: Sequence[Face]) -> Mapping[str, Reading]:
         """Read one face in each picture, by every way."""
+        self._faces += len(faces)
         with one_thread():
             parts = [
                 self._read(pictures[k : k + _BATCH], faces[k : k + _BATCH])
@@ -65,19 +70,31 @@ class Reader:
 
     def _read(self, pictures: Sequence[Pixels], faces: Sequence[Face]) -> dict[str, Reading]:
         scores = torch.from_numpy(np.stack([face.scores for face in faces if face.scores is not None]))
+        hint = guess_from_scores(scores)
         found = {
-            LANDMARKS: self._fitted(pictures, faces, None),
+            LANDMARKS: self._timed(LANDMARKS, lambda: self._fitted(pictures, faces, None)),
             SCORES: Reading(scores),
-            BOTH_SCORES: self._fitted(pictures, faces, guess_from_scores(scores)),
+            BOTH_SCORES: self._timed(BOTH_SCORES, lambda: self._fitted(pictures, faces, hint)),
         }
-        if self._encoder is not None:
-            told = self._encoder.tell(
-                [cut_out(p, face.landmarks) for p, face in zip(pictures, faces, strict=True)]
-            )
+        if (encoder := self._encoder) is not None:
+            told = self._timed(ENCODER, lambda: _told(encoder, pictures, faces))
             found[ENCODER] = _as_reading(told)
-            hint = guess_from_encoder(torch.from_numpy(told.expression), torch.from_numpy(told.variance))
-            found[BOTH] = self._fitted(pictures, faces, hint)
+            told_hint = guess_from_encoder(torch.from_numpy(told.expression), torch.from_numpy(told.variance))
+            found[BOTH] = self._timed(BOTH, lambda: self._fitted(pictures, faces, told_hint))
         return found
+
+    def milliseconds(self) -> Mapping[str, float]:
+        """Return how long each way took a face so far, beyond finding it; scores come with finding it."""
+        spent = dict(self._spent)
+        if BOTH in spent:
+            spent[BOTH] += spent[ENCODER]
+        return {name: 1000 * seconds / max(self._faces, 1) for name, seconds in spent.items()}
+
+    def _timed(self, name: str, work: Callable[[], T]) -> T:
+        start = perf_counter()
+        done = work()
+        self._spent[name] = self._spent.get(name, 0.0) + perf_counter() - start
+        return done
 
     def _fitted(
         self, pictures: Sequence[Pixels], faces: Sequence[Face], hint: tuple[Tensor, Tensor] | None
@@ -94,6 +111,10 @@ def cameras(pictures: Sequence[Pixels], faces: Sequence[Face]) -> tuple[Tensor, 
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     focal = [default_focal(face.landmarks, size) for face, size in zip(faces, sizes, strict=True)]
     return torch.tensor(focal, dtype=torch.float32), torch.tensor(sizes, dtype=torch.float32) / 2
+
+
+def _told(encoder: FaceEncoder, pictures: Sequence[Pixels], faces: Sequence[Face]) -> Told:
+    return encoder.tell([cut_out(p, face.landmarks) for p, face in zip(pictures, faces, strict=True)])
 
 
 def _as_reading(told: Told) -> Reading:

@@ -86,3 +86,26 @@ def unit_correlation(found: AnyArray, true: AnyArray, *, still: float = 1e-3) ->
     scale = np.where(deviation_a > 1e-9, deviation_a, np.inf) * np.where(deviation_b > 0, deviation_b, 1.0)
     correlation = (a * b).mean(0) / scale
     return np.where(deviation_b > still, correlation, np.nan)
+
+
+def curve_jitter(curves: AnyArray, *, still: float = 0.02) -> float:
+    """How much curves tremble: mean absolute second difference over the standard deviation.
+
+    Noise without movement has 1.95, a smooth movement next to nothing.
+
+    Args:
+        curves: (T, E) units, frame after frame, T of at least 3.
+        still: Units whose standard deviation is smaller are left out.
+
+    Returns:
+        The mean over the units that move; NaN if none does.
+    """
+    values = np.asarray(curves, np.float64)
+    if values.ndim != 2 or len(values) < 3:
+        raise UsageError(f"a (T, E) array of at least 3 frames is wanted, not {values.shape}")
+    deviation = values.std(0)
+    moving = deviation > still
+    if not moving.any():
+        return float("nan")
+    bends = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])[:, moving].mean(0)
+    return float((bends / deviation[moving]).mean())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recon3d.errors import UsageError
+from recon3d.evaluation.clips import score_clips
 from recon3d.evaluation.emotions import probe, read_emotions
 from recon3d.evaluation.expressions import Reader, cameras
 from recon3d.evaluation.lfpw import Split, detect, project68, read_lfpw
@@ -35,15 +36,19 @@ class EvaluationReport:
         renders: On renders of settings that training never used.
         nme: On photographs marked by hand: (inner 51 points, all 68), percent.
         emotions: Balanced accuracy of the linear probe.
+        jitter: On real clips, frame by frame (``curve_jitter``).
+        milliseconds: A face, beyond the face stage's own time; batches of 32, one thread.
     """
 
     renders: dict[str, RenderScore] = field(default_factory=dict)
     nme: dict[str, tuple[float, float]] = field(default_factory=dict)
     emotions: dict[str, float] = field(default_factory=dict)
+    jitter: dict[str, float] = field(default_factory=dict)
+    milliseconds: dict[str, float] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a way, with what is known of it."""
-        names = list(dict.fromkeys([*self.renders, *self.nme, *self.emotions]))
+        names = list(dict.fromkeys([*self.renders, *self.nme, *self.emotions, *self.jitter]))
         rows = []
         for name in names:
             row: dict[str, Any] = {"way": name}
@@ -57,6 +62,10 @@ class EvaluationReport:
                 row |= {"nme51": self.nme[name][0], "nme68": self.nme[name][1]}
             if name in self.emotions:
                 row["emotion_accuracy"] = self.emotions[name]
+            if name in self.jitter:
+                row["jitter"] = self.jitter[name]
+            if name in self.milliseconds:
+                row["milliseconds"] = self.milliseconds[name]
             rows.append(row)
         return rows
 
@@ -121,8 +130,8 @@ def evaluate(
     Args:
         head: The open head.
         encoder: True for the one that comes with recon3d, weights, or False to leave it out.
-        data: Folder with ``photos/lfpw_train.zip``, ``photos/emotion.zip`` and ``livelink/rom_3.csv``; what
-            is not there is left out.
+        data: Folder with ``photos/lfpw_train.zip``, ``photos/emotion.zip``, ``videos/*.mp4`` and
+            ``livelink/rom_3.csv``; what is not there is left out.
         renders: How many are drawn.
         split: Of the photographs.
         limit: At most so many photographs.
@@ -148,6 +157,10 @@ def evaluate(
     if (archive := folder / "photos" / "emotion.zip").exists():
         say("emotions")
         evaluate_emotions(report, archive, reader)
+    if clips := sorted((folder / "videos").glob("*.mp4")):
+        say("clips")
+        report.jitter = score_clips(clips, open_face_source("mediapipe"), reader)
+    report.milliseconds = dict(reader.milliseconds())
     if not report.rows():
         raise UsageError("there is nothing to judge by; give --renders, or --data with the archives")
     return report
