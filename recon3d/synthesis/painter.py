@@ -1,0 +1,95 @@
+"""The neural renderer: a network that paints a face from its geometry, its surroundings and a few pixels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Channels in: the grey geometry, what is shown of the photograph, and where that is.
+_INPUTS = 3 + 3 + 1
+
+
+@dataclass(frozen=True)
+class PainterConfig:
+    """Sizes of the neural renderer.
+
+    Attributes:
+        size: Width and height of its pictures, px; a multiple of ``patch`` times 2 to the ``levels``.
+        patch: Pixels that are seen as one place, across and down: 2 makes it four times as fast.
+        width: Channels at the finest level; the next has twice as many, those below three times.
+        levels: Halvings.
+        blocks: Residual blocks a level.
+    """
+
+    size: int = 128
+    patch: int = 2
+    width: int = 40
+    levels: int = 3
+    blocks: int = 1
+
+
+class FacePainter(nn.Module):
+    """A U-Net (O. Ronneberger et al., 2015) of residual blocks, as in SMIRK (G. Retsinas et al., 2024)."""
+
+    def __init__(self, config: PainterConfig | None = None) -> None:
+        """Build it with random weights."""
+        super().__init__()
+        self.config = config = config or PainterConfig()
+        widths = [config.width * min(k + 1, 3) for k in range(config.levels + 1)]
+        self.enter = nn.Conv2d(_INPUTS * config.patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        for fine, coarse in itertools.pairwise(widths):
+            halve = nn.Conv2d(fine, coarse, 2, stride=2)
+            self.down.append(nn.Sequential(*_blocks(fine, config.blocks), halve))
+            merge = nn.Conv2d(fine + coarse, fine, 1)
+            self.up.insert(0, nn.Sequential(merge, *_blocks(fine, config.blocks)))
+        self.middle = nn.Sequential(*_blocks(widths[-1], 2 * config.blocks))
+        self.leave = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)
+
+    def forward(self, geometry: Tensor, shown: Tensor, known: Tensor) -> Tensor:
+        """Paint.
+
+        Args:
+            geometry: (B,3,S,S) of ``GeometryPainter``, [0,1].
+            shown: (B,3,S,S) sRGB in [0,1] of the photograph, zeros where nothing is shown.
+            known: (B,1,S,S) 1 where it is.
+
+        Returns:
+            (B,3,S,S) sRGB in [0,1].
+        """
+        patch = self.config.patch
+        seen = torch.cat((geometry - 0.5, (shown - 0.5) * known, known), dim=1)
+        x = self.enter(F.pixel_unshuffle(seen, patch))
+        skipped = []
+        for down in self.down:
+            x = down[:-1](x)  # type: ignore[index]
+            skipped.append(x)
+            x = down[-1](x)  # type: ignore[index]
+        x = self.middle(x)
+        for up, skip in zip(self.up, reversed(skipped), strict=True):
+            x = up(torch.cat((F.interpolate(x, scale_factor=2.0), skip), dim=1))
+        return torch.sigmoid(F.pixel_shuffle(self.leave(x), patch))
+
+
+class _Block(nn.Module):
+    """Normalise, convolve, convolve, add."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.silu(self.first(F.silu(self.norm(x))))
+        return x + self.second(inner)
+
+
+def _blocks(width: int, count: int) -> list[nn.Module]:
+    return [_Block(width) for _ in range(count)]

@@ -1,0 +1,135 @@
+"""The neural renderer's parts: geometry, samples that move with the mesh, the mask, the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recon3d.conventions import ARKIT_NAMES, FRONTAL
+from recon3d.head import HeadModel
+from recon3d.render.shading import RenderOutput
+from recon3d.synthesis.geometry import GeometryPainter, Pose
+from recon3d.synthesis.mask import face_mask
+from recon3d.synthesis.painter import FacePainter, PainterConfig
+from recon3d.synthesis.samples import draw_samples, place_samples, triangle_odds
+
+SIZE = 96
+JAW = ARKIT_NAMES.index("jawOpen")
+
+
+@pytest.fixture(scope="module")
+def painter(head: HeadModel) -> GeometryPainter:
+    return GeometryPainter(head, SIZE)
+
+
+def frontal(x: float = 0.0, y: float = 0.05, count: int = 1) -> Pose:
+    rotation = torch.tensor(FRONTAL, dtype=torch.float32).expand(count, 3, 3)
+    return Pose(rotation, torch.tensor(((x, y, 0.2),)).expand(count, 3))
+
+
+def drawn(painter: GeometryPainter, pose: Pose, jaw: float = 0.0) -> tuple[Tensor, RenderOutput]:
+    expression = torch.zeros(len(pose.place), 52)
+    expression[:, JAW] = jaw
+    vertices = painter.vertices(torch.zeros(len(expression), 60), expression, pose)
+    return painter.camera.project(vertices), painter.draw(vertices)
+
+
+def test_the_head_is_drawn_where_the_encoder_says(painter: GeometryPainter, head: HeadModel) -> None:
+    pose = frontal(x=0.1)
+    pixels, output = drawn(painter, pose)
+    points = head.landmarks(head.v_template[None], "mediapipe478") @ pose.rotation.mT
+    wanted = (points[..., :2] * 3 * 1.2 + pose.place[:, None, :2] + 0.5) * SIZE
+    found = head.landmarks(pixels, "mediapipe478")[..., :2]
+    assert float((found - wanted).abs().max()) < 0.3  # px: the camera is far, not infinitely far
+    assert output.image.shape == (1, SIZE, SIZE, 3) and float(output.image[:, :4].max()) == 0
+    assert 0.1 < float(output.fragments.mask.float().mean()) < 0.6
+
+
+def test_expressions_and_place_feel_the_picture(painter: GeometryPainter) -> None:
+    pose = frontal()
+    expression = torch.full((1, 52), 0.1, requires_grad=True)
+    place = pose.place.clone().requires_grad_()
+    moved = Pose(pose.rotation, place)
+    output = painter.draw(painter.vertices(torch.zeros(1, 60), expression, moved))
+    (output.image * torch.linspace(0, 1, SIZE)[:, None]).sum().backward()
+    assert expression.grad is not None and float(expression.grad[0, JAW].abs()) > 0
+    assert place.grad is not None and bool((place.grad[0, 1:].abs() > 0).all())
+
+
+def test_samples_lie_where_they_came_from(painter: GeometryPainter, head: HeadModel) -> None:
+    pixels, output = drawn(painter, frontal())
+    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    odds = triangle_odds(head, painter.faces)
+    samples = draw_samples(picture, output.fragments, odds, 60, torch.Generator().manual_seed(1))
+    colors, known = place_samples(samples, pixels, painter.faces, output.fragments)
+    assert 55 <= int(known.sum()) <= 60
+    torch.testing.assert_close(colors, picture * known)
+    # None on eyes, mouth or beyond the face.
+    assert float(odds[samples.triangle].min()) > 0
+    mouth = torch.from_numpy(head.regions["mouth_inside"] | head.regions["eyeballs"])
+    assert float(odds[mouth[painter.faces].any(1)].max()) == 0
+
+
+def test_samples_move_with_the_mesh(painter: GeometryPainter, head: HeadModel) -> None:
+    pixels, output = drawn(painter, frontal())
+    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    odds = triangle_odds(head, painter.faces)
+    samples = draw_samples(picture, output.fragments, odds, 60, torch.Generator().manual_seed(1))
+    _, home = place_samples(samples, pixels, painter.faces, output.fragments)
+    aside, shifted = drawn(painter, frontal(x=8 / SIZE))
+    _, there = place_samples(samples, aside, painter.faces, shifted.fragments)
+    assert torch.equal(home.roll(8, 3), there)
+    opened, wide = drawn(painter, frontal(), jaw=1.0)
+    _, low = place_samples(samples, opened, painter.faces, wide.fragments)
+    # The chin's go down.
+    assert int(low[0, 0].nonzero()[:, 0].max()) > int(home[0, 0].nonzero()[:, 0].max()) + 2
+
+
+def test_hidden_samples_are_left_out(painter: GeometryPainter, head: HeadModel) -> None:
+    pixels, output = drawn(painter, frontal())
+    odds = triangle_odds(head, painter.faces)
+    samples = draw_samples(torch.rand(1, 3, SIZE, SIZE), output.fragments, odds, 200)
+    turn = torch.tensor(((0.5, 0, 0.866), (0, 1, 0), (-0.866, 0, 0.5)))
+    pose = Pose(frontal().rotation @ turn, frontal().place)
+    turned, seen = drawn(painter, pose)
+    _, home = place_samples(samples, pixels, painter.faces, output.fragments)
+    _, known = place_samples(samples, turned, painter.faces, seen.fragments)
+    assert 0.3 * float(home.sum()) < float(known.sum()) < 0.85 * float(home.sum())
+
+
+def test_a_picture_without_a_head_gives_no_samples(painter: GeometryPainter, head: HeadModel) -> None:
+    pixels, output = drawn(painter, frontal(x=3.0))
+    odds = triangle_odds(head, painter.faces)
+    samples = draw_samples(torch.rand(1, 3, SIZE, SIZE), output.fragments, odds, 20)
+    _, known = place_samples(samples, pixels, painter.faces, output.fragments)
+    assert not bool(samples.valid.any()) and float(known.sum()) == 0
+
+
+def test_the_mask_covers_the_face_and_no_more(painter: GeometryPainter, head: HeadModel) -> None:
+    pixels, output = drawn(painter, frontal())
+    points = head.landmarks(pixels, "mediapipe478")[..., :2] / SIZE
+    mask = face_mask(points, output.fragments.mask)
+    assert bool((mask[:, 0][output.fragments.mask] == 1).all())
+    spots = (points * SIZE).long().clamp(0, SIZE - 1)[0]
+    assert bool((mask[0, 0][spots[:, 1], spots[:, 0]] == 1).all())
+    assert float(mask[..., :4, :].sum()) == 0 and 0.15 < float(mask.mean()) < 0.6
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_the_painter_learns_a_picture_from_its_geometry(painter: GeometryPainter, patch: int) -> None:
+    _, output = drawn(painter, frontal())
+    geometry = output.image.movedim(-1, 1).detach()
+    network = FacePainter(PainterConfig(size=SIZE, patch=patch, width=16, levels=2))
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    wanted = 1 - geometry
+    nothing = torch.zeros_like(geometry)
+    losses = []
+    for _ in range(40):
+        painted = network(geometry, nothing, nothing[:, :1])
+        loss = (painted - wanted).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert painted.shape == geometry.shape and losses[-1] < 0.35 * losses[0]
