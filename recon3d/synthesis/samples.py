@@ -36,7 +36,12 @@ class Samples:
 
 
 def triangle_odds(head: HeadModel, faces: Tensor) -> Tensor:
-    """Return for faces (F,3), indices of vertices, (F,) how often a pixel of each triangle is chosen, in [0,1]; outside the face never."""
+    """Tell how often a pixel of each triangle is chosen, (F,) in [0,1]; outside the face never.
+
+    Args:
+        head: The head model.
+        faces: (F,3) triangles of its vertices.
+    """
     odds = torch.zeros(head.num_vertices)
     odds[torch.from_numpy(head.regions["face"])] = 1.0
     for name, share in _OFTEN.items():
