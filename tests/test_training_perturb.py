@@ -15,8 +15,8 @@ def test_they_are_expressions_and_differ_from_those_at_hand() -> None:
     own.requires_grad_()
     other = perturbed(own, ExpressionSampler(), np.random.default_rng(0))
     assert other.shape == own.shape and other.dtype == own.dtype and not other.requires_grad
-    assert 0 <= float(other.min()) and float(other.max()) <= 1
-    assert float((other - own).abs().mean(1).min()) > 0.01
+    assert float(other.min()) >= 0 and float(other.max()) <= 1
+    assert float((other - own.detach()).abs().mean(1).median()) > 0.05
     again = perturbed(own, ExpressionSampler(), np.random.default_rng(0))
     assert torch.equal(other, again)
     # Some come to rest but for jaw and lids, some show units that nobody at hand shows so strongly.
