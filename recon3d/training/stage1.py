@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from recon3d.encoder.network import EncoderNetwork, images_of
 from recon3d.encoder.weights import save_weights
-from recon3d.errors import InputError, MissingExtraError
 from recon3d.evaluation.metrics import rotation_error_degrees, unit_correlation
 from recon3d.files import atomic_path, make_folder
 from recon3d.head import load_head
@@ -34,14 +32,23 @@ from recon3d.training.losses import EncoderLoss
 from recon3d.training.mirror import Mirror
 from recon3d.training.photographs import PhotographStore
 from recon3d.training.remembered import RememberedMaps
+from recon3d.training.run import (
+    CHECKPOINT_SECONDS,
+    LOG_EVERY,
+    Log,
+    Progress,
+    adamw,
+    open_fabric,
+    rate_share,
+    set_rates,
+)
 from recon3d.training.source import Lot, Source
 from recon3d.training.store import FaceStore, RenderStore, StoreSpec, batches
-from recon3d.training.synthetic import OTHER, TRAINING, Faces
+from recon3d.training.synthetic import OTHER, TRAINING
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_LOG_EVERY, _CHECKPOINT_SECONDS = 50, 300.0
 #: Renders that tell what the trunk usually sees.
 _SETTLED = 512
 Say = Callable[[str], None]
@@ -86,7 +93,7 @@ class Stage1:
 
     def run(self) -> dict[str, Score]:
         """Draw what is to be drawn, train, write ``encoder.safetensors``; return the scores at the end."""
-        fabric = _fabric(self.config.reading.precision)
+        fabric = open_fabric(self.config.reading.precision)
         self._draw(fabric)
         torch.manual_seed(self.config.data.seed)
         network = EncoderNetwork(self.config.network)
@@ -147,13 +154,13 @@ class Stage1:
         photographs = self._photographs(fabric, network, options)
         network.trunk.requires_grad_(bool(options.trunk_rate))
         network.trunk.stages[: options.frozen].requires_grad_(False)
-        optimizer = _optimizer(network, options.rate, options.trunk_rate, options.decay)
+        optimizer = adamw(network, options.rate, options.trunk_rate, options.decay)
         model, optimizer = fabric.setup(network, optimizer)
         a_pass = shards * (self.config.data.shard // (options.batch * fabric.world_size))
         steps = max(1, int(options.passes * a_pass))
         checkpoint = self.folder / f"{name}.pt"
-        progress = _Progress.start(checkpoint, network, optimizer)
-        log = _Log(self.folder / "log" / name, progress.step) if fabric.is_global_zero else None
+        progress = Progress.start(checkpoint, network, optimizer)
+        log = Log(self.folder / "log" / name, progress.step) if fabric.is_global_zero else None
         clock, saved = time.monotonic() - progress.seconds, time.monotonic()
         none = itertools.repeat(None)
         photos = none if photographs is None else photographs.lots(progress.step)
@@ -161,7 +168,7 @@ class Stage1:
             progress.seconds = time.monotonic() - clock
             if progress.step >= steps or progress.seconds > options.minutes * 60:
                 break
-            _set_rates(optimizer, _rate(progress, steps, options.warm_up, options.minutes * 60))
+            set_rates(optimizer, rate_share(progress, steps, options.warm_up, options.minutes * 60))
             # Dropout by the step's number, so that a run that was cut off goes on with the same.
             torch.manual_seed(hash((self.config.data.seed, progress.step, fabric.global_rank)))
             lot, photo = lot.to(fabric.device), None if photo is None else photo.to(fabric.device)
@@ -172,9 +179,9 @@ class Stage1:
             optimizer.step()
             progress.step += 1
             progress.average(network, options.average)
-            if log is not None and progress.step % _LOG_EVERY == 0:
-                self._say(f"{name}: {log.write(progress, losses, optimizer, lot.faces)}")
-            if fabric.is_global_zero and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            if log is not None and progress.step % LOG_EVERY == 0:
+                self._say(f"{name}: {log.write(progress, losses, optimizer, lot.faces.images[:16])}")
+            if fabric.is_global_zero and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 progress.save(checkpoint, network, optimizer)
                 saved = time.monotonic()
         if fabric.is_global_zero:
@@ -245,107 +252,3 @@ def score(network: EncoderNetwork, loss: EncoderLoss, store: RenderStore, shards
         loss=float(np.mean(total)),
         units=tuple(round(float(x), 4) for x in correlation),
     )
-
-
-class _Progress:
-    """Where a run is: its step, the time it took, and the averaged weights."""
-
-    def __init__(self, step: int, seconds: float, averaged: dict[str, Tensor]) -> None:
-        self.step, self.seconds, self.averaged = step, seconds, averaged
-
-    @staticmethod
-    def start(path: Path, network: EncoderNetwork, optimizer: Any) -> _Progress:
-        """Begin, or go on from a checkpoint."""
-        if not path.exists():
-            return _Progress(0, 0.0, {k: v.detach().clone() for k, v in network.state_dict().items()})
-        try:
-            kept = torch.load(path, map_location="cpu", weights_only=True)
-            network.load_state_dict(kept["network"])
-            optimizer.load_state_dict(kept["optimizer"])
-            return _Progress(kept["step"], kept["seconds"], kept["averaged"])
-        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise InputError(
-                f"{path}: not a checkpoint of this configuration; remove it, or choose another --out"
-            ) from error
-
-    def average(self, network: EncoderNetwork, decay: float) -> None:
-        """Move the averaged weights toward the present ones, faster at first."""
-        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in network.state_dict().items():
-                kept = self.averaged[name] = self.averaged[name].to(value.device)
-                if value.is_floating_point():
-                    kept.lerp_(value, share)
-                else:
-                    kept.copy_(value)
-
-    def save(self, path: Path, network: EncoderNetwork, optimizer: Any) -> None:
-        with atomic_path(path) as temporary:
-            torch.save(
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "averaged": self.averaged,
-                    "step": self.step,
-                    "seconds": self.seconds,
-                },
-                temporary,
-            )
-
-
-class _Log:
-    """TensorBoard's curves and pictures, and a line for the console."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step)
-        self._mean: dict[str, float] = {}
-
-    def write(self, progress: _Progress, losses: dict[str, Tensor], optimizer: Any, faces: Faces) -> str:
-        for name, value in losses.items():
-            now = float(value.detach())
-            self._mean[name] = 0.7 * self._mean.get(name, now) + 0.3 * now
-            self._writer.add_scalar(f"loss/{name}", now, progress.step)
-        self._writer.add_scalar("rate", optimizer.param_groups[0]["lr"], progress.step)
-        if progress.step % (20 * _LOG_EVERY) == 0:
-            self._writer.add_images("faces", faces.images[:16], progress.step, dataformats="NHWC")
-        parts = " ".join(f"{name} {value:.3f}" for name, value in self._mean.items())
-        return f"step {progress.step}, {progress.seconds / 60:.1f} min: {parts}"
-
-
-def _fabric(precision: str) -> Fabric:
-    try:
-        from lightning_fabric import Fabric
-        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("training needs more packages: pip install 'recon3d[train]'") from error
-    fabric = Fabric(precision=precision)  # type: ignore[arg-type]
-    fabric.launch()
-    return fabric
-
-
-def _optimizer(network: EncoderNetwork, rate: float, trunk_rate: float, decay: float) -> torch.optim.AdamW:
-    """AdamW (I. Loshchilov, F. Hutter, 2019); the pretrained part learns more slowly, no vector decays."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        pretrained = name.startswith("trunk.")
-        # The pretrained layers' scales are far apart (their batch norm was folded in): no decay there.
-        key = (trunk_rate if pretrained else rate, 0.0 if pretrained or parameter.ndim == 1 else decay)
-        groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": p, "lr": r, "top": r, "weight_decay": d} for (r, d), p in groups.items()]
-    )
-
-
-def _rate(progress: _Progress, steps: int, warm_up: int, seconds: float) -> float:
-    """Share of the highest rate: up, then down along a cosine as the run nears its end."""
-    done = max(progress.step / steps, progress.seconds / seconds)
-    return min(1.0, (progress.step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _set_rates(optimizer: Any, share: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["top"] * share
