@@ -55,7 +55,7 @@ def test_the_loss_falls_on_faces_it_never_saw(
     trained: tuple[Stage1, Path, list[str]], head: HeadModel
 ) -> None:
     run, out, _ = trained
-    loss = EncoderLoss(head, run.config.network.shapes, run._unit_variance())
+    loss = EncoderLoss(head, run.config.network.shapes, run.data.unit_variance())
     before = run.score(fresh(run.config), loss, "same")
     after = run.score(load_weights(out / "encoder.safetensors", head), loss, "same")
     assert after.loss < 0.85 * before.loss
@@ -102,7 +102,7 @@ def test_renders_are_kept_and_made_once(renders: Path, trained: tuple[Stage1, Pa
     run, _, _ = trained
     files = {p: p.stat().st_mtime_ns for p in renders.rglob("*.npy")}
     said: list[str] = []
-    run._train.make(4, 1, said.append)
+    run.data.train.make(4, 1, said.append)
     assert not said and files == {p: p.stat().st_mtime_ns for p in renders.rglob("*.npy")}
 
 
@@ -110,14 +110,14 @@ def test_batches_go_through_everything_once(renders: Path, trained: tuple[Stage1
     run, _, _ = trained
     seen = [
         row
-        for b in batches(run._train, range(4), 16, np.random.default_rng(0))
+        for b in batches(run.data.train, range(4), 16, np.random.default_rng(0))
         for row in b.faces.shape[:, 0].tolist()
     ]
-    every = [row for k in range(4) for row in run._train.shard(k).shape[:, 0].tolist()]
+    every = [row for k in range(4) for row in run.data.train.shard(k).shape[:, 0].tolist()]
     assert sorted(seen) == sorted(every)
     again = [
         row
-        for b in batches(run._train, range(4), 16, np.random.default_rng(0))
+        for b in batches(run.data.train, range(4), 16, np.random.default_rng(0))
         for row in b.faces.shape[:, 0].tolist()
     ]
     assert seen == again
@@ -208,8 +208,8 @@ def test_score_tells_a_perfect_encoder_from_a_bad_one(
             rows = torch.stack([(truth.detected - p).abs().sum((1, 2)).argmin() for p in points])
             return told._replace(expression=truth.expression[rows], rotation=truth.rotation[rows])
 
-    run_store = RenderStore(renders_of(run), run._held_out["same"])
-    loss = EncoderLoss(head, run.config.network.shapes, run._unit_variance())
+    run_store = RenderStore(renders_of(run), run.data.held_out["same"].spec)
+    loss = EncoderLoss(head, run.config.network.shapes, run.data.unit_variance())
     found = score(Knowing(run.config.network), loss, run_store, 1)
     assert found.correlation == pytest.approx(1) and found.mae == pytest.approx(0, abs=1e-6)
     assert found.rotation == pytest.approx(0, abs=0.05)

@@ -194,7 +194,10 @@ class EncoderNetwork(nn.Module):
 
     def trunk_maps(self, images: Tensor, points: Tensor) -> Tensor:
         """Return what the trunk sees, (B,MAPS): its fine map in each window, then its coarsest ones."""
-        maps: FaceMaps = self.trunk(images)
+        return self.windows(self.trunk(images), points)
+
+    def windows(self, maps: FaceMaps, points: Tensor) -> Tensor:
+        """Return of a trunk's maps what is read, (B,MAPS): as ``trunk_maps``."""
         unit = _unit(points).clamp_min(_LEAST_UNIT)
         fine = [_cut(maps.stride8, points[:, window.points, :2].mean(1), unit, window) for window in WINDOWS]
         return torch.cat([part.flatten(1) for part in (*fine, maps.stride64, maps.stride128)], dim=1)

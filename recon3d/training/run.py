@@ -7,22 +7,98 @@ from __future__ import annotations
 
 import math
 import pickle
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recon3d.errors import InputError, MissingExtraError
 from recon3d.files import atomic_path
+from recon3d.media._ahead import prefetched
+from recon3d.training.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: Steps between two lines of the log; of the console, and pictures come every twentieth.
-LOG_EVERY = 50
-#: Seconds between two checkpoints.
-CHECKPOINT_SECONDS = 300.0
+#: Steps between two lines of the log; pictures come every twentieth time.
+_LOG_EVERY = 50
+_CHECKPOINT_SECONDS = 300.0
+
+Say = Callable[[str], None]
+_Lot = TypeVar("_Lot")
+
+
+def learn(
+    fabric: Fabric, network: nn.Module, optimizer: torch.optim.Optimizer, options: OptimizerConfig,
+    lots: Callable[[int], Iterator[_Lot]], losses_of: Callable[[nn.Module, _Lot, int], Losses],
+    *, steps: int, seed: int, checkpoint: Path, say: Say,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Train a network, from its last checkpoint on if there is one; return the averaged weights.
+
+    Args:
+        fabric: Where.
+        network: What learns.
+        optimizer: Of ``adamw``.
+        options: For how long, and how.
+        lots: Gives what to learn from, from a step on.
+        losses_of: Judges the network by a lot; the loss that counts is "total". Gets the step, too.
+        steps: After which the run ends, if its time does not end before.
+        seed: Of dropout.
+        checkpoint: File; logs go beside it, into ``log/`` under its name.
+        say: Told every now and then where the run is.
+
+    Raises:
+        InputError: The checkpoint is none of this network, or the losses became no numbers.
+        OutputError: A checkpoint cannot be written.
+    """
+    model, optimizer = fabric.setup(network, optimizer)
+    name = checkpoint.stem
+    progress = Progress.start(checkpoint, network, optimizer)
+    log = Log(checkpoint.parent / "log" / name, progress.step) if fabric.is_global_zero else None
+    clock, saved = time.monotonic() - progress.seconds, time.monotonic()
+    for lot in prefetched(lots(progress.step), 3):
+        progress.seconds = time.monotonic() - clock
+        if progress.step >= steps or progress.seconds > options.minutes * 60:
+            break
+        set_rates(optimizer, rate_share(progress, steps, options.warm_up, options.minutes * 60))
+        # Dropout by the step's number, so that a run that was cut off goes on with the same.
+        torch.manual_seed(hash((seed, progress.step, fabric.global_rank)))
+        losses = losses_of(model, lot, progress.step)
+        if not bool(torch.isfinite(losses["total"])):
+            raise InputError(
+                f"the losses became no numbers at step {progress.step}; {checkpoint} is from before: "
+                "lower the rates and run again"
+            )
+        optimizer.zero_grad()
+        fabric.backward(losses["total"])
+        fabric.clip_gradients(model, optimizer, max_norm=5.0)
+        optimizer.step()
+        progress.step += 1
+        progress.average(network, options.average)
+        if log is not None and progress.step % _LOG_EVERY == 0:
+            say(f"{name}: {log.write(progress, losses, optimizer)}")
+        if fabric.is_global_zero and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            progress.save(checkpoint, network, optimizer)
+            saved = time.monotonic()
+    if fabric.is_global_zero:
+        progress.save(checkpoint, network, optimizer)
+    return progress.averaged
+
+
+class Losses(dict[str, Tensor]):
+    """Losses by name, and pictures that show what was learnt from.
+
+    Attributes:
+        pictures: Gives (n,H,W,3) uint8; asked for seldom.
+    """
+
+    def __init__(self, losses: dict[str, Tensor], pictures: Callable[[], Tensor]) -> None:
+        """Gather them."""
+        super().__init__(losses)
+        self.pictures = pictures
 
 
 class Progress:
@@ -91,15 +167,15 @@ class Log:
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)
         self._mean: dict[str, float] = {}
 
-    def write(self, progress: Progress, losses: dict[str, Tensor], optimizer: Any, pictures: Tensor) -> str:
-        """Log a step; return a line for the console. Every so often, keep pictures (n,H,W,3)."""
+    def write(self, progress: Progress, losses: Losses, optimizer: Any) -> str:
+        """Log a step, pictures every so often; return a line for the console."""
         for name, value in losses.items():
             now = float(value.detach())
             self._mean[name] = 0.7 * self._mean.get(name, now) + 0.3 * now
             self._writer.add_scalar(f"loss/{name}", now, progress.step)
         self._writer.add_scalar("rate", optimizer.param_groups[0]["lr"], progress.step)
-        if progress.step % (20 * LOG_EVERY) == 0:
-            self._writer.add_images("faces", pictures, progress.step, dataformats="NHWC")
+        if progress.step % (20 * _LOG_EVERY) == 0:
+            self._writer.add_images("faces", losses.pictures(), progress.step, dataformats="NHWC")
         parts = " ".join(f"{name} {value:.3f}" for name, value in self._mean.items())
         return f"step {progress.step}, {progress.seconds / 60:.1f} min: {parts}"
 

@@ -1,0 +1,100 @@
+"""What the stages of training learn from and are judged by: renders, and photographs if there are any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from recon3d.encoder.network import EncoderNetwork
+from recon3d.head import HeadModel
+from recon3d.training.config import DataConfig
+from recon3d.training.mirror import Mirror
+from recon3d.training.photographs import PhotographStore
+from recon3d.training.remembered import RememberedMaps
+from recon3d.training.source import Source
+from recon3d.training.store import FaceStore, RenderStore, StoreSpec
+from recon3d.training.synthetic import OTHER, TRAINING
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class TrainingData:
+    """The faces of a configuration.
+
+    Attributes:
+        train: Renders to learn from.
+        held_out: Renders to be judged by: of the same settings, and of others.
+        shards: How many there are to learn from.
+        held_out_shards: How many of each to be judged by.
+    """
+
+    def __init__(self, config: DataConfig, head: HeadModel, say: Callable[[str], None]) -> None:
+        """Open the stores; nothing is drawn yet."""
+        self._config, self._head, self._say = config, head, say
+        self._mirror = Mirror.of(head)
+        recording, folder = config.recording or None, Path(config.folder)
+
+        def store(settings: str, seed: int, odd: bool) -> RenderStore:
+            kind = OTHER if settings == "other" else TRAINING
+            return RenderStore(folder, StoreSpec(kind, seed, recording, odd=odd, shard=config.shard))
+
+        self.train = store("same", config.seed, odd=False)
+        self.held_out = {
+            "same": store("same", config.seed + 1, odd=True),
+            "other": store("other", config.seed + 2, odd=True),
+        }
+        self.shards = math.ceil(config.renders / config.shard)
+        self.held_out_shards = math.ceil(config.held_out / config.shard)
+
+    def draw(self, fabric: Fabric) -> None:
+        """Draw what is missing."""
+        if fabric.is_global_zero:
+            self.train.make(self.shards, self._config.workers, self._say)
+            for store in self.held_out.values():
+                store.make(self.held_out_shards, self._config.workers, self._say)
+        fabric.barrier()
+
+    def unit_variance(self) -> Tensor:
+        """Return how much each unit varies, (52,)."""
+        return torch.cat([self.train.shard(k).expression for k in range(min(4, self.shards))]).var(0)
+
+    def renders(self, fabric: Fabric, batch: int, remember: EncoderNetwork | None) -> Source:
+        """Return the renders of this process, in lots of ``batch``.
+
+        Args:
+            fabric: Which process this is.
+            batch: Renders a lot.
+            remember: What this network's trunk sees of them is remembered, and comes with them.
+        """
+        return self._source(fabric, self.train, self.shards, batch, remember)
+
+    def photographs(self, fabric: Fabric, batch: int, remember: EncoderNetwork | None) -> Source | None:
+        """Return the photographs of this process, as ``renders``; None if there are none."""
+        config = self._config
+        archives = tuple(part.strip() for part in config.photographs.split(",") if part.strip())
+        if not archives:
+            return None
+        store = PhotographStore(Path(config.folder), archives, self._head.num_shape, config.shard)
+        if fabric.is_global_zero:
+            store.make(self._say)
+        fabric.barrier()
+        return self._source(fabric, store, store.make(), batch, remember)
+
+    def _source(
+        self, fabric: Fabric, store: FaceStore, shards: int, batch: int, remember: EncoderNetwork | None
+    ) -> Source:
+        maps = None
+        if remember is not None:
+            maps = RememberedMaps(store, remember.to(fabric.device), self._mirror)
+            if fabric.is_global_zero:
+                maps.make(shards, self._say)
+            fabric.barrier()
+        rank, processes = fabric.global_rank, fabric.world_size
+        mine = range(rank, shards, processes) if shards >= processes else range(shards)
+        return Source(store, mine, batch, (self._config.seed, rank), self._mirror, maps)
