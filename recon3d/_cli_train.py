@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recon3d.training.config import DataConfig
+    from recon3d.training.stage1 import Score
 
 
 def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | None, as_json: bool) -> None:
@@ -17,22 +23,56 @@ def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | N
     from recon3d.training.stage1 import Stage1
 
     chosen = read_config(config)
-    data = chosen.data
-    data = replace(
+    data = _data(chosen.data, renders, recording)
+    scores = Stage1(replace(chosen, data=data), out, _say).run()
+    if as_json:
+        print(json.dumps({name: asdict(score) for name, score in scores.items()}))
+        return
+    _print_scores(scores)
+    print(f"weights: {out / 'encoder.safetensors'}")
+
+
+def run_stage2(
+    config: str, out: Path, encoder: Path | None, renders: Path | None, recording: Path | None, as_json: bool
+) -> None:
+    """Train the second stage and print its scores; with ``as_json`` the last line is one object.
+
+    Raises:
+        Recon3DError: The configuration or the encoder is wrong, a package is missing, or a folder cannot be
+            written to.
+    """
+    from recon3d.training.config import read_stage2_config
+    from recon3d.training.stage2 import Stage2
+
+    chosen = read_stage2_config(config)
+    data = _data(chosen.data, renders, recording)
+    painted, scores = Stage2(replace(chosen, data=data), out, encoder, _say).run()
+    if as_json:
+        print(json.dumps({"synthesis": asdict(painted)} | {k: asdict(v) for k, v in scores.items()}))
+        return
+    print(f"painted: difference {painted.difference:.3f}, units read out again within {painted.cycle:.3f}")
+    _print_scores(scores)
+    print(f"weights: {out / 'encoder.safetensors'}, {out / 'painter.safetensors'}")
+
+
+def _data(data: DataConfig, renders: Path | None, recording: Path | None) -> DataConfig:
+    return replace(
         data,
         folder=data.folder if renders is None else str(renders),
         recording=data.recording if recording is None else str(recording),
     )
-    scores = Stage1(replace(chosen, data=data), out, lambda line: print(line, flush=True)).run()
-    if as_json:
-        print(json.dumps({name: asdict(score) for name, score in scores.items()}))
-        return
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_scores(scores: Mapping[str, Score]) -> None:
     for name, score in scores.items():
         print(
             f"{name} settings: correlation {score.correlation:.3f}, mean error {score.mae:.3f}, "
             f"rotation {score.rotation:.1f} degrees"
         )
-    print(f"weights: {out / 'encoder.safetensors'}")
 
 
 def run_export_onnx(weights: Path, out: Path) -> None:

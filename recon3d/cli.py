@@ -447,6 +447,34 @@ def train_stage1(
         status.append(0)
 
 
+@train.command("stage2")
+def train_stage2(
+    config: Annotated[
+        str, typer.Option(help="A TOML file, or the name of one that comes with recon3d: stage2, smoke2.")
+    ] = "stage2",
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and weights.")] = Path("stage2"),
+    encoder: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Weights to start from; recon3d's own by default."),
+    ] = None,
+    renders: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which the renders are kept; the configuration's by default."),
+    ] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Live Link Face CSV to draw expressions from."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train encoder and neural renderer from each other. Interrupted, the same command goes on."""
+    with _exit_status() as status:
+        from recon3d._cli_train import run_stage2
+
+        run_stage2(config, out, encoder, renders, recording, as_json)
+        status.append(0)
+
+
 @models.callback(invoke_without_command=True)
 def list_models(
     context: typer.Context,

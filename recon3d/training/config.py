@@ -9,7 +9,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from recon3d.encoder.network import EncoderConfig
 from recon3d.errors import InputError
-from recon3d.training.losses import LossWeights
+from recon3d.synthesis.painter import PainterConfig
+from recon3d.training.losses import LossWeights, SynthesisWeights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,8 +105,29 @@ class Stage1Config:
     losses: LossWeights = field(default_factory=LossWeights)
 
 
+@dataclass(frozen=True)
+class Stage2Config:
+    """A run of the second stage: the encoder and the neural renderer from each other.
+
+    Attributes:
+        painter: Sizes of the neural renderer.
+        data: Faces: photographs if there are any, else renders.
+        learning: How to learn: ``rate`` is the painter's.
+        encoder: Highest learning rate of the encoder.
+        share: Of the face's pixels that the painter is shown.
+        losses: What counts how much.
+    """
+
+    painter: PainterConfig = field(default_factory=PainterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    learning: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(batch=32, warm_up=100))
+    encoder: float = 1e-4
+    share: float = 0.01
+    losses: SynthesisWeights = field(default_factory=SynthesisWeights)
+
+
 def read_config(name: str | Path) -> Stage1Config:
-    """Read a configuration.
+    """Read a configuration of the first stage.
 
     Args:
         name: A TOML file, or the name of one that comes with recon3d (``stage1``, ``smoke``).
@@ -113,6 +135,16 @@ def read_config(name: str | Path) -> Stage1Config:
     Raises:
         InputError: There is no such file, or it says something that does not exist.
     """
+    return _section(Stage1Config, *_read(name))
+
+
+def read_stage2_config(name: str | Path) -> Stage2Config:
+    """Read a configuration of the second stage (``stage2``, ``smoke2``), as ``read_config``."""
+    return _section(Stage2Config, *_read(name))
+
+
+def _read(name: str | Path) -> tuple[dict[str, Any], str]:
+    """Values of a TOML file, and what messages call it."""
     path = Path(name)
     if not path.suffix and not path.exists():
         path = CONFIGS / f"{name}.toml"
@@ -123,7 +155,7 @@ def read_config(name: str | Path) -> Stage1Config:
         raise InputError(f"{name}: no such configuration; give a TOML file, or one of {known}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from error
-    return _section(Stage1Config, values, str(path))
+    return values, str(path)
 
 
 def _section(kind: type[_Section], values: dict[str, Any], place: str) -> _Section:

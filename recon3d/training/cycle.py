@@ -7,8 +7,6 @@ of what it tells, never through the pixels that the painter is shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,25 +17,7 @@ from recon3d.encoder.trunk import FaceMaps, LandmarkHead
 from recon3d.head import HeadModel
 from recon3d.synthesis.painter import FacePainter
 from recon3d.synthesis.scene import Heads, Photograph, SceneBuilder
-
-
-@dataclass(frozen=True)
-class SynthesisWeights:
-    """How much each matter counts; zero leaves it out.
-
-    Attributes:
-        picture: Absolute difference of painted and photographed pixels, the face counting more.
-        likeness: The same of the landmark network's features ("perceptual" loss).
-        stay: Squared distance of units and identity from what the first stage told.
-        cycle: Cross entropy of the units read out and put in.
-        identity: Squared change of the identity read out of the two pictures.
-    """
-
-    picture: float = 2.0
-    likeness: float = 0.5
-    stay: float = 5.0
-    cycle: float = 3.0
-    identity: float = 0.05
+from recon3d.training.losses import SynthesisWeights
 
 
 class SynthesisNetwork(nn.Module):
@@ -121,12 +101,17 @@ class SynthesisLoss:
 
     @staticmethod
     def _unlike(network: SynthesisNetwork, painted: Tensor, pictures: Tensor) -> Tensor:
-        """How far the trunk's maps of two sets of pictures are apart, each channel by its usual size."""
-        with torch.no_grad():
-            wanted = network.encoder.trunk(pictures)
-        found = network.encoder.trunk(painted)
+        """How far the trunk's finer maps of two sets of pictures are apart, each channel by its spread."""
         apart = []
-        for a, b in zip(found[1:4], wanted[1:4], strict=True):
-            spread = b.std(dim=(0, 2, 3), keepdim=True) + 1e-3
-            apart.append(((a - b) / spread).abs().mean())
-        return torch.stack(apart).mean()
+        found, wanted = painted, pictures
+        for stage in network.encoder.trunk.stages[:_LIKE]:
+            found = stage(found)
+            with torch.no_grad():
+                wanted = stage(wanted)
+                spread = wanted.std(dim=(0, 2, 3), keepdim=True) + 1e-3
+            apart.append(((found - wanted) / spread).abs().mean())
+        return torch.stack(apart[1:]).mean()
+
+
+#: Stages of the trunk, finest first, that tell how alike two pictures are; the first sees edges alone.
+_LIKE = 4

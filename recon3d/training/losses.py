@@ -60,6 +60,25 @@ class LossWeights:
     calm: float = 0.02
 
 
+@dataclass(frozen=True)
+class SynthesisWeights:
+    """How much each matter counts; zero leaves it out.
+
+    Attributes:
+        picture: Absolute difference of painted and photographed pixels, the face counting more.
+        likeness: The same of the landmark network's features ("perceptual" loss).
+        stay: Squared distance of units and identity from what the first stage told.
+        cycle: Cross entropy of the units read out and put in.
+        identity: Squared change of the identity read out of the two pictures.
+    """
+
+    picture: float = 2.0
+    likeness: float = 0.5
+    stay: float = 5.0
+    cycle: float = 3.0
+    identity: float = 0.05
+
+
 class EncoderLoss(nn.Module):
     """Compares what the encoder tells with the truth."""
 
