@@ -149,7 +149,7 @@ def test_a_wrong_configuration_is_explained(tmp_path: Path, text: str, message: 
 
 
 def test_a_missing_configuration_names_those_that_exist() -> None:
-    with pytest.raises(InputError, match="one of smoke, stage1"):
+    with pytest.raises(InputError, match="one of smoke, smoke2, stage1, stage2"):
         read_config("nonesuch")
     assert read_config("stage1").data != DataConfig(renders=1)
 
@@ -186,7 +186,7 @@ def test_wrong_weights_are_refused_in_one_line(head: HeadModel, tmp_path: Path) 
         (tmp_path / "none.safetensors", "no encoder weights there"),
         (truncated, "damaged, or not a safetensors file; train or fetch it anew"),
         (other, f"encoder weights for the head 00000000; {head.form} is wanted"),
-        (older, "encoder weights of recon3d-encoder/0; recon3d-encoder/2 is wanted"),
+        (older, "encoder weights of recon3d-encoder/0; recon3d-encoder/3 is wanted"),
         (less, "do not fit this version of recon3d"),
     ):
         with pytest.raises(AssetError, match=message) as caught:

@@ -43,12 +43,13 @@ class Window(NamedTuple):
     width: float
 
 
-#: Each eye with its brow, the mouth with the chin, nose and cheeks.
+#: Each eye with its brow, the mouth, nose and cheeks, jaw and chin.
 WINDOWS = (
     Window((33, 133, 159, 145, 105, 52), 8, 8, 0.62),
     Window((263, 362, 386, 374, 334, 282), 8, 8, 0.62),
     Window((61, 291, 0, 17, 13, 14), 8, 12, 1.15),
     Window((4, 168, 50, 280), 8, 12, 1.3),
+    Window((152, 17), 6, 12, 1.6),
 )
 #: Channels of the map that windows are cut out of, and of the two coarsest maps, with their cells.
 _FINE, _COARSE, _CELLS = WIDTHS[2], WIDTHS[-1], (16, 4)
@@ -68,6 +69,7 @@ class EncoderConfig:
         eye: Numbers that the close look at an eye gives, ...
         mouth: ... that at the mouth, ...
         middle: ... that at nose and cheeks, ...
+        jaw: ... that at the jaw, ...
         coarse: ... that the coarse maps give, and ...
         points: ... the landmarks.
         dropout: Share of the numbers that training leaves out at random.
@@ -81,6 +83,7 @@ class EncoderConfig:
     eye: int = 160
     mouth: int = 256
     middle: int = 192
+    jaw: int = 96
     coarse: int = 128
     points: int = 256
     dropout: float = 0.1
@@ -120,7 +123,7 @@ class EncoderNetwork(nn.Module):
         super().__init__()
         self.config = config = config or EncoderConfig()
         self.trunk, self.maps = FaceTrunk(), Usual(MAPS)
-        told = (config.eye, config.eye, config.mouth, config.middle)
+        told = (config.eye, config.eye, config.mouth, config.middle, config.jaw)
         looks = zip(WINDOWS, told, strict=True)
         self.looks = nn.ModuleList(
             [CloseLook(window, config.channels, count, config.dropout) for window, count in looks]

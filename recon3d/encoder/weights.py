@@ -9,7 +9,7 @@ from recon3d.head import HeadModel
 from recon3d.network_files import load_network, save_network
 
 #: Of the network's structure; weights of another one are refused.
-FORMAT = "recon3d-encoder/2"
+FORMAT = "recon3d-encoder/3"
 
 
 def save_weights(path: Path, network: EncoderNetwork, head: HeadModel) -> None:
