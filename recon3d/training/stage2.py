@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,9 +39,12 @@ from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
 from recon3d.training.perturb import perturbed
 from recon3d.training.run import Losses, Say, learn, open_fabric
-from recon3d.training.source import Lot
+from recon3d.training.source import Lot, Source
 from recon3d.training.stage1 import Score, score
 from recon3d.training.store import FaceStore, batches
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: Faces that a run is judged by.
 _JUDGED = 256
@@ -94,8 +97,7 @@ class Stage2:
         network = self._network()
         self._before.to(fabric.device)
         batch = config.learning.batch
-        source = self.data.photographs(fabric, batch, self._before)
-        source = source or self.data.renders(fabric, batch, self._before)
+        source, judged = self._faces(fabric, batch)
 
         def lots(step: int) -> Iterator[Lot]:
             return source.lots(step)
@@ -110,10 +112,22 @@ class Stage2:
             checkpoint=self.folder / "synthesis.pt", say=self._say,
         )  # fmt: skip
         network.load_state_dict(averaged)
-        scores = self.score(network, source.store), self._encoder_scores(network.encoder)
+        scores = self.score(network, *judged), self._encoder_scores(network.encoder)
         if fabric.is_global_zero:
             self._write(network, *scores)
         return scores
+
+    def _faces(self, fabric: Fabric, batch: int) -> tuple[Source, tuple[FaceStore, int]]:
+        """What is learnt from, and the shard that is judged by, which is not among it.
+
+        Of photographs that fill no more than one shard, the same ones.
+        """
+        photographs = self.data.photographs(fabric, batch, self._before)
+        if photographs is None:
+            return self.data.renders(fabric, batch, self._before), (self.data.held_out["same"], 0)
+        kept = photographs.shards[-1]
+        learnt = photographs.shards[:-1] or photographs.shards
+        return replace(photographs, shards=learnt), (photographs.store, kept)
 
     def _network(self) -> SynthesisNetwork:
         _, landmarks = pretrained_trunk()
@@ -155,12 +169,12 @@ class Stage2:
         return Losses(losses, lambda: _sheet(shown))
 
     @torch.no_grad()
-    def score(self, network: SynthesisNetwork, store: FaceStore) -> SynthesisScore:
-        """Judge by faces of a store: painted again, and with other expressions."""
+    def score(self, network: SynthesisNetwork, store: FaceStore, shard: int = 0) -> SynthesisScore:
+        """Judge by faces of a store's shard: painted again, and with other expressions."""
         network.eval()
         device = next(network.parameters()).device
         differences, cycles = [], []
-        for number, batch in enumerate(batches(store, range(1), 32, np.random.default_rng(1))):
+        for number, batch in enumerate(batches(store, range(shard, shard + 1), 32, np.random.default_rng(1))):
             if number * 32 >= _JUDGED:
                 break
             lot = Lot(batch.faces, None).to(device)
