@@ -11,6 +11,7 @@ import skimage.data
 import torch
 from PIL import Image
 
+from recon3d.conventions import ARKIT_NAMES
 from recon3d.encoder.ask import Asked
 from recon3d.encoder.crop import CROP_MARGIN, CROP_SIZE, cut_out, face_region
 from recon3d.encoder.encoder import FaceEncoder
@@ -141,7 +142,11 @@ def test_between_the_frames_asked_about_what_was_told_is_carried_over(
     wanted = [first, (first + second) / 2, second, (second + third) / 2, other, third]
     np.testing.assert_allclose(told, wanted, atol=1e-4)
     doubt = (alone.variance[0] + alone.variance[1]) / 2 + (first - second) ** 2 / 4
-    np.testing.assert_allclose(variance[1], doubt, rtol=1e-3, atol=1e-6)
+    slow = np.array([not name.startswith("eyeBlink") for name in ARKIT_NAMES])
+    np.testing.assert_allclose(variance[1][slow], doubt[slow], rtol=1e-3, atol=1e-6)
+    # A blink may have come and gone in a fifteenth of a second.
+    assert (variance[1][~slow] > doubt[~slow] + 0.2).all()
+    np.testing.assert_allclose(variance[0], alone.variance[0], rtol=1e-3, atol=1e-6)
 
 
 def test_nobody_in_a_clip_to_ask_about(encoder: FaceEncoder) -> None:
