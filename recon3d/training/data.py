@@ -18,7 +18,7 @@ from recon3d.training.photographs import PhotographStore
 from recon3d.training.remembered import RememberedMaps
 from recon3d.training.source import Source
 from recon3d.training.store import FaceStore, RenderStore, StoreSpec
-from recon3d.training.synthetic import OTHER, TRAINING
+from recon3d.training.synthetic import OTHER, TRAINING, SyntheticSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,14 +40,13 @@ class TrainingData:
         self._mirror = Mirror.of(head)
         recording, folder = config.recording or None, Path(config.folder)
 
-        def store(settings: str, seed: int, odd: bool) -> RenderStore:
-            kind = OTHER if settings == "other" else TRAINING
-            return RenderStore(folder, StoreSpec(kind, seed, recording, odd=odd, shard=config.shard))
+        def store(settings: SyntheticSettings, seed: int, odd: bool) -> RenderStore:
+            return RenderStore(folder, StoreSpec(settings, seed, recording, odd=odd, shard=config.shard))
 
-        self.train = store("same", config.seed, odd=False)
+        self.train = store(TRAINING, config.seed, odd=False)
         self.held_out = {
-            "same": store("same", config.seed + 1, odd=True),
-            "other": store("other", config.seed + 2, odd=True),
+            "same": store(TRAINING, config.seed + 1, odd=True),
+            "other": store(OTHER, config.seed + 2, odd=True),
         }
         self.shards = math.ceil(config.renders / config.shard)
         self.held_out_shards = math.ceil(config.held_out / config.shard)
