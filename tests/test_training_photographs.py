@@ -78,12 +78,18 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, archive: Path, head: Head
         PhotographStore(tmp_path, (str(archive),), head.num_shape).make()
 
 
+def test_archives_are_a_list_in_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "some.toml").write_text("[data]\nphotographs = ['faces.zip', 'more, too/']\n")
+    assert read_config(tmp_path / "some.toml").data.photographs == ("faces.zip", "more, too/")
+    assert read_config("smoke").data.photographs == ()
+
+
 def test_training_learns_from_photographs_beside_renders(
     archive: Path, tmp_path: Path, head: HeadModel
 ) -> None:
     config = read_config("smoke")
     data = replace(
-        config.data, folder=str(tmp_path), renders=16, held_out=16, shard=16, photographs=str(archive)
+        config.data, folder=str(tmp_path), renders=16, held_out=16, shard=16, photographs=(str(archive),)
     )
     reading = replace(config.reading, batch=16, passes=30)
     config = replace(config, data=data, reading=reading, whole=replace(config.whole, passes=0))

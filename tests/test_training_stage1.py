@@ -138,6 +138,8 @@ def test_a_store_is_known_by_what_is_in_it(tmp_path: Path) -> None:
         ("[reading]\nbatch = 'many'\n", "'batch' must be of type int, not 'many'"),
         ("[reading]\nbatch = true\n", "'batch' must be of type int"),
         ("data = 3\n", "'data' must be a table"),
+        ("[data]\nphotographs = 'a.zip, b'\n", "'photographs' must be a list of texts, not 'a.zip, b'"),
+        ("[data]\nphotographs = ['a.zip', 3]\n", "'photographs' must be a list of texts, not"),
         ("data = [\n", "not a TOML file"),
     ],
 )

@@ -34,8 +34,8 @@ class DataConfig:
         workers: Processes that draw them.
         seed: Of everything random about them.
         recording: Live Link CSV that expressions are drawn from; none if empty.
-        photographs: Zip files or folders of photographs to learn from beside the renders, separated by
-            commas; none if empty. Their terms hold for the weights, too.
+        photographs: Zip files or folders of photographs to learn from beside the renders. Their terms hold
+            for the weights, too.
         photographs_share: Of each step's faces against its renders.
     """
 
@@ -46,7 +46,7 @@ class DataConfig:
     workers: int = 2
     seed: int = 1
     recording: str = ""
-    photographs: str = ""
+    photographs: tuple[str, ...] = ()
     photographs_share: float = 0.25
 
 
@@ -171,6 +171,10 @@ def _section(kind: type[_Section], values: dict[str, Any], place: str) -> _Secti
             if not isinstance(value, dict):
                 raise InputError(f"{place}: {key!r} must be a table")
             read[key] = _section(wanted, value, f"{place}: [{key}]")
+        elif wanted == tuple[str, ...]:
+            if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                raise InputError(f"{place}: {key!r} must be a list of texts, not {value!r}")
+            read[key] = tuple(value)
         elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             read[key] = float(value)
         elif isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):

@@ -76,10 +76,9 @@ class TrainingData:
     def photographs(self, fabric: Fabric, batch: int, remember: EncoderNetwork | None) -> Source | None:
         """Return the photographs of this process, as ``renders``; None if there are none."""
         config = self._config
-        archives = tuple(part.strip() for part in config.photographs.split(",") if part.strip())
-        if not archives:
+        if not config.photographs:
             return None
-        store = PhotographStore(Path(config.folder), archives, self._head.num_shape, config.shard)
+        store = PhotographStore(Path(config.folder), config.photographs, self._head.num_shape, config.shard)
         if fabric.is_global_zero:
             store.make(self._say)
         fabric.barrier()

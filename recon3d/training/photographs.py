@@ -36,6 +36,10 @@ class PhotographStore(FaceStore):
     """Faces cut out of photographs, one sub-folder a set of archives.
 
     Of what is not known of them, a shard holds zeros; their landmarks are those that the face stage found.
+
+    A zip file is known again by its name, size and modification time. Of a folder that is the folder's own
+    time: pictures that changed in place, or in folders within it, are not noticed. Touch it then, or remove
+    the store.
     """
 
     def __init__(self, folder: Path, archives: tuple[str, ...], shapes: int, size: int = 1024) -> None:
