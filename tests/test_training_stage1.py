@@ -15,7 +15,7 @@ from recon3d.encoder.network import EncoderNetwork
 from recon3d.encoder.weights import load_weights, save_weights
 from recon3d.errors import AssetError, InputError
 from recon3d.head import HeadModel
-from recon3d.training.config import DataConfig, Stage1Config, read_config
+from recon3d.training.config import DataConfig, Stage1Config, read_config, read_stage2_config
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
 from recon3d.training.source import Source
@@ -151,8 +151,10 @@ def test_a_wrong_configuration_is_explained(tmp_path: Path, text: str, message: 
 
 
 def test_a_missing_configuration_names_those_that_exist() -> None:
-    with pytest.raises(InputError, match="one of smoke, smoke2, stage1, stage2"):
+    with pytest.raises(InputError, match=r"one of smoke, stage1$"):
         read_config("nonesuch")
+    with pytest.raises(InputError, match=r"one of smoke2, stage2$"):
+        read_stage2_config("nonesuch")
     assert read_config("stage1").data != DataConfig(renders=1)
 
 

@@ -135,27 +135,32 @@ def read_config(name: str | Path) -> Stage1Config:
     Raises:
         InputError: There is no such file, or it says something that does not exist.
     """
-    return _section(Stage1Config, *_read(name))
+    return _read(Stage1Config, name)
 
 
 def read_stage2_config(name: str | Path) -> Stage2Config:
     """Read a configuration of the second stage (``stage2``, ``smoke2``), as ``read_config``."""
-    return _section(Stage2Config, *_read(name))
+    return _read(Stage2Config, name)
 
 
-def _read(name: str | Path) -> tuple[dict[str, Any], str]:
-    """Values of a TOML file, and what messages call it."""
+def _read(kind: type[_Section], name: str | Path) -> _Section:
     path = Path(name)
     if not path.suffix and not path.exists():
         path = CONFIGS / f"{name}.toml"
     try:
         values = tomllib.loads(path.read_text())
     except OSError as error:
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        known = ", ".join(_shipped(kind))
         raise InputError(f"{name}: no such configuration; give a TOML file, or one of {known}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from error
-    return values, str(path)
+    return _section(kind, values, str(path))
+
+
+def _shipped(kind: type[_Section]) -> list[str]:
+    """Names of the configurations that come with recon3d and are of this stage: those with its tables."""
+    tables = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return sorted(p.stem for p in CONFIGS.glob("*.toml") if tables.issuperset(tomllib.loads(p.read_text())))
 
 
 def _section(kind: type[_Section], values: dict[str, Any], place: str) -> _Section:
