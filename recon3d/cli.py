@@ -77,6 +77,17 @@ Encoder = Annotated[
 NoEncoder = Annotated[
     bool, typer.Option("--no-encoder", help="Guess expressions without the image encoder, for comparison.")
 ]
+TrainOut = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and weights.")]
+Renders = Annotated[
+    Path | None,
+    typer.Option("--renders", help="Folder in which the renders are kept; the configuration's by default."),
+]
+Recording = Annotated[
+    Path | None,
+    typer.Option(
+        "--recording", exists=True, dir_okay=False, help="Live Link Face CSV to draw expressions from."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
 
@@ -428,15 +439,9 @@ def train_stage1(
     config: Annotated[
         str, typer.Option(help="A TOML file, or the name of one that comes with recon3d: stage1, smoke.")
     ] = "stage1",
-    out: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and weights.")] = Path("stage1"),
-    renders: Annotated[
-        Path | None,
-        typer.Option(help="Folder in which the renders are kept; the configuration's by default."),
-    ] = None,
-    recording: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Live Link Face CSV to draw expressions from."),
-    ] = None,
+    out: TrainOut = Path("stage1"),
+    renders: Renders = None,
+    recording: Recording = None,
     as_json: Json = False,
 ) -> None:
     """Train the image encoder on renders of the open head. Interrupted, the same command goes on."""
@@ -452,19 +457,13 @@ def train_stage2(
     config: Annotated[
         str, typer.Option(help="A TOML file, or the name of one that comes with recon3d: stage2, smoke2.")
     ] = "stage2",
-    out: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and weights.")] = Path("stage2"),
+    out: TrainOut = Path("stage2"),
     encoder: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Weights to start from; recon3d's own by default."),
     ] = None,
-    renders: Annotated[
-        Path | None,
-        typer.Option(help="Folder in which the renders are kept; the configuration's by default."),
-    ] = None,
-    recording: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Live Link Face CSV to draw expressions from."),
-    ] = None,
+    renders: Renders = None,
+    recording: Recording = None,
     as_json: Json = False,
 ) -> None:
     """Train encoder and neural renderer from each other. Interrupted, the same command goes on."""
