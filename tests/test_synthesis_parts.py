@@ -12,7 +12,7 @@ from recon3d.render.shading import RenderOutput
 from recon3d.synthesis.geometry import GeometryPainter, Pose
 from recon3d.synthesis.mask import face_mask
 from recon3d.synthesis.painter import FacePainter, PainterConfig
-from recon3d.synthesis.samples import draw_samples, place_samples, triangle_odds
+from recon3d.synthesis.samples import Samples, draw_samples, place_samples, triangle_odds
 
 SIZE = 96
 JAW = ARKIT_NAMES.index("jawOpen")
@@ -33,6 +33,20 @@ def drawn(painter: GeometryPainter, pose: Pose, jaw: float = 0.0) -> tuple[Tenso
     expression[:, JAW] = jaw
     vertices = painter.vertices(torch.zeros(len(expression), 60), expression, pose)
     return painter.camera.project(vertices), painter.draw(vertices)
+
+
+def sampled(painter: GeometryPainter, pose: Pose, count: int) -> tuple[Tensor, Tensor, Samples]:
+    """A picture, how often each triangle's pixels are chosen, and those that were, on a head in this pose."""
+    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    odds = triangle_odds(painter.head, painter.faces)
+    fragments = drawn(painter, pose)[1].fragments
+    return picture, odds, draw_samples(picture, fragments, odds, count, torch.Generator().manual_seed(1))
+
+
+def placed(painter: GeometryPainter, samples: Samples, pose: Pose, jaw: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Samples where a head in this pose shows them: their colours, and where they are."""
+    pixels, output = drawn(painter, pose, jaw)
+    return place_samples(samples, pixels, painter.faces, output.fragments)
 
 
 def test_the_head_is_drawn_where_the_encoder_says(painter: GeometryPainter, head: HeadModel) -> None:
@@ -58,11 +72,8 @@ def test_expressions_and_place_feel_the_picture(painter: GeometryPainter) -> Non
 
 
 def test_samples_lie_where_they_came_from(painter: GeometryPainter, head: HeadModel) -> None:
-    pixels, output = drawn(painter, frontal())
-    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    odds = triangle_odds(head, painter.faces)
-    samples = draw_samples(picture, output.fragments, odds, 60, torch.Generator().manual_seed(1))
-    colors, known = place_samples(samples, pixels, painter.faces, output.fragments)
+    picture, odds, samples = sampled(painter, frontal(), 60)
+    colors, known = placed(painter, samples, frontal())
     assert 55 <= int(known.sum()) <= 60
     torch.testing.assert_close(colors, picture * known)
     # None on eyes, mouth or beyond the face.
@@ -71,38 +82,27 @@ def test_samples_lie_where_they_came_from(painter: GeometryPainter, head: HeadMo
     assert float(odds[mouth[painter.faces].any(1)].max()) == 0
 
 
-def test_samples_move_with_the_mesh(painter: GeometryPainter, head: HeadModel) -> None:
-    pixels, output = drawn(painter, frontal())
-    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    odds = triangle_odds(head, painter.faces)
-    samples = draw_samples(picture, output.fragments, odds, 60, torch.Generator().manual_seed(1))
-    _, home = place_samples(samples, pixels, painter.faces, output.fragments)
-    aside, shifted = drawn(painter, frontal(x=8 / SIZE))
-    _, there = place_samples(samples, aside, painter.faces, shifted.fragments)
+def test_samples_move_with_the_mesh(painter: GeometryPainter) -> None:
+    _, _, samples = sampled(painter, frontal(), 60)
+    _, home = placed(painter, samples, frontal())
+    _, there = placed(painter, samples, frontal(x=8 / SIZE))
     assert torch.equal(home.roll(8, 3), there)
-    opened, wide = drawn(painter, frontal(), jaw=1.0)
-    _, low = place_samples(samples, opened, painter.faces, wide.fragments)
+    _, low = placed(painter, samples, frontal(), jaw=1.0)
     # The chin's go down.
     assert int(low[0, 0].nonzero()[:, 0].max()) > int(home[0, 0].nonzero()[:, 0].max()) + 2
 
 
-def test_hidden_samples_are_left_out(painter: GeometryPainter, head: HeadModel) -> None:
-    pixels, output = drawn(painter, frontal())
-    odds = triangle_odds(head, painter.faces)
-    samples = draw_samples(torch.rand(1, 3, SIZE, SIZE), output.fragments, odds, 200)
+def test_hidden_samples_are_left_out(painter: GeometryPainter) -> None:
+    _, _, samples = sampled(painter, frontal(), 200)
     turn = torch.tensor(((0.5, 0, 0.866), (0, 1, 0), (-0.866, 0, 0.5)))
-    pose = Pose(frontal().rotation @ turn, frontal().place)
-    turned, seen = drawn(painter, pose)
-    _, home = place_samples(samples, pixels, painter.faces, output.fragments)
-    _, known = place_samples(samples, turned, painter.faces, seen.fragments)
+    _, home = placed(painter, samples, frontal())
+    _, known = placed(painter, samples, Pose(frontal().rotation @ turn, frontal().place))
     assert 0.3 * float(home.sum()) < float(known.sum()) < 0.85 * float(home.sum())
 
 
-def test_a_picture_without_a_head_gives_no_samples(painter: GeometryPainter, head: HeadModel) -> None:
-    pixels, output = drawn(painter, frontal(x=3.0))
-    odds = triangle_odds(head, painter.faces)
-    samples = draw_samples(torch.rand(1, 3, SIZE, SIZE), output.fragments, odds, 20)
-    _, known = place_samples(samples, pixels, painter.faces, output.fragments)
+def test_a_picture_without_a_head_gives_no_samples(painter: GeometryPainter) -> None:
+    _, _, samples = sampled(painter, frontal(x=3.0), 20)
+    _, known = placed(painter, samples, frontal(x=3.0))
     assert not bool(samples.valid.any()) and float(known.sum()) == 0
 
 
