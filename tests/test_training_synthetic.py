@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from recon3d.conventions import ARKIT_NAMES
+from recon3d.expressions import settle
 from recon3d.face._task import LANDMARKS, load_network
 from recon3d.head import HeadModel
-from recon3d.training.expressions import ExpressionSampler, settle
+from recon3d.training.expressions import ExpressionSampler
 from recon3d.training.mirror import Mirror
 from recon3d.training.synthetic import OTHER, TRAINING, Faces, SyntheticFaces
 from recon3d.training.synthetic.canvas import Canvas, lookup, unroll

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.errors import UsageError
-from recon3d.training.expressions import EMOTIONS, settle
+from recon3d.expressions import EMOTIONS, settle
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recon3d.conventions import ARKIT_NAMES
-from recon3d.training.expressions import ExpressionSampler, Floats, settle
+from recon3d.expressions import settle
+from recon3d.training.expressions import ExpressionSampler, Floats
 
 _COUNT = len(ARKIT_NAMES)
 _JAW = ARKIT_NAMES.index("jawOpen")
