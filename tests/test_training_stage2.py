@@ -168,8 +168,12 @@ def test_losses_that_are_no_numbers_end_the_run(
         return losses
 
     monkeypatch.setattr(Stage2, "_losses", broken)
-    with pytest.raises(InputError, match=r"became no numbers at step 2; .*lower the rates"):
-        Stage2(smoke(Path(run.config.data.folder)), tmp_path, encoder, lambda line: None).run()
+    renders = Path(run.config.data.folder)
+    with pytest.raises(InputError, match="became no numbers at step 2: lower the rates"):
+        Stage2(smoke(renders), tmp_path, encoder, lambda line: None).run()
+    Stage2(smoke(renders, 0.5), tmp_path, encoder, lambda line: None).run()  # two steps, and a checkpoint
+    with pytest.raises(InputError, match=r"at step 2; .*synthesis\.pt is from before: lower the rates"):
+        Stage2(smoke(renders), tmp_path, encoder, lambda line: None).run()
 
 
 def test_wrong_painters_are_refused(trained: tuple[Stage2, Path], head: HeadModel, tmp_path: Path) -> None:

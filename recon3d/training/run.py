@@ -68,9 +68,9 @@ def learn(
         torch.manual_seed(hash((seed, progress.step, fabric.global_rank)))
         losses = losses_of(model, lot, progress.step)
         if not bool(torch.isfinite(losses["total"])):
+            kept = f"; {checkpoint} is from before" if checkpoint.exists() else ""
             raise InputError(
-                f"the losses became no numbers at step {progress.step}; {checkpoint} is from before: "
-                "lower the rates and run again"
+                f"the losses became no numbers at step {progress.step}{kept}: lower the rates and run again"
             )
         optimizer.zero_grad()
         fabric.backward(losses["total"])
