@@ -9,7 +9,7 @@ from torch import Tensor
 from recon3d.conventions import ARKIT_NAMES, FRONTAL
 from recon3d.head import HeadModel
 from recon3d.render.shading import RenderOutput
-from recon3d.synthesis.geometry import GeometryPainter, Pose
+from recon3d.synthesis.geometry import GeometryPainter, Heads, Pose
 from recon3d.synthesis.mask import face_mask
 from recon3d.synthesis.painter import FacePainter, PainterConfig
 from recon3d.synthesis.samples import Samples, draw_samples, place_samples, triangle_odds
@@ -31,7 +31,7 @@ def frontal(x: float = 0.0, y: float = 0.05, count: int = 1) -> Pose:
 def drawn(painter: GeometryPainter, pose: Pose, jaw: float = 0.0) -> tuple[Tensor, RenderOutput]:
     expression = torch.zeros(len(pose.place), 52)
     expression[:, JAW] = jaw
-    vertices = painter.vertices(torch.zeros(len(expression), 60), expression, pose)
+    vertices = painter.vertices(Heads(torch.zeros(len(expression), 60), expression, pose))
     return painter.camera.project(vertices), painter.draw(vertices)
 
 
@@ -40,7 +40,11 @@ def sampled(painter: GeometryPainter, pose: Pose, count: int) -> tuple[Tensor, T
     picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     odds = triangle_odds(painter.head, painter.faces)
     fragments = drawn(painter, pose)[1].fragments
-    return picture, odds, draw_samples(picture, fragments, odds, count, torch.Generator().manual_seed(1))
+    return (
+        picture,
+        odds,
+        draw_samples(picture, fragments, odds, torch.tensor((count,)), torch.Generator().manual_seed(1)),
+    )
 
 
 def placed(painter: GeometryPainter, samples: Samples, pose: Pose, jaw: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -65,10 +69,18 @@ def test_expressions_and_place_feel_the_picture(painter: GeometryPainter) -> Non
     expression = torch.full((1, 52), 0.1, requires_grad=True)
     place = pose.place.clone().requires_grad_()
     moved = Pose(pose.rotation, place)
-    output = painter.draw(painter.vertices(torch.zeros(1, 60), expression, moved))
+    output = painter.draw(painter.vertices(Heads(torch.zeros(1, 60), expression, moved)))
     (output.image * torch.linspace(0, 1, SIZE)[:, None]).sum().backward()
     assert expression.grad is not None and float(expression.grad[0, JAW].abs()) > 0
     assert place.grad is not None and bool((place.grad[0, 1:].abs() > 0).all())
+
+
+def test_heads_settle_on_their_landmarks(painter: GeometryPainter, head: HeadModel) -> None:
+    true = Heads(torch.randn(2, 60), torch.full((2, 52), 0.1), frontal(x=0.05, count=2))
+    points = head.landmarks(painter.camera.project(painter.vertices(true)), "mediapipe478") / SIZE
+    lost = Heads(true.shape, true.expression, Pose(true.pose.rotation, torch.zeros(2, 3)))
+    found = painter.settled(lost, points).pose.place
+    torch.testing.assert_close(found, true.pose.place, atol=0.01, rtol=0)  # the camera is not infinitely far
 
 
 def test_samples_lie_where_they_came_from(painter: GeometryPainter, head: HeadModel) -> None:
@@ -80,6 +92,13 @@ def test_samples_lie_where_they_came_from(painter: GeometryPainter, head: HeadMo
     assert float(odds[samples.triangle].min()) > 0
     mouth = torch.from_numpy(head.regions["mouth_inside"] | head.regions["eyeballs"])
     assert float(odds[mouth[painter.faces].any(1)].max()) == 0
+
+
+def test_each_picture_has_its_own_number_of_samples(painter: GeometryPainter) -> None:
+    fragments = drawn(painter, frontal(count=2))[1].fragments
+    odds = triangle_odds(painter.head, painter.faces)
+    samples = draw_samples(torch.rand(2, 3, SIZE, SIZE), fragments, odds, torch.tensor((10, 100)))
+    assert samples.valid.sum(1).tolist() == [10, 100]
 
 
 def test_samples_move_with_the_mesh(painter: GeometryPainter) -> None:
@@ -133,3 +152,16 @@ def test_the_painter_learns_a_picture_from_its_geometry(painter: GeometryPainter
         optimizer.step()
         losses.append(float(loss.detach()))
     assert painted.shape == geometry.shape and losses[-1] < 0.35 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"size": 100}, "multiple of 16: 96, not 100"),
+        ({"width": 20}, "width must be a multiple of 8"),
+        ({"blocks": 0}, "positive"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(sizes: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PainterConfig(**sizes)

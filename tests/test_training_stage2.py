@@ -13,11 +13,11 @@ from recon3d.encoder.network import EncoderNetwork
 from recon3d.encoder.weights import load_weights, save_weights
 from recon3d.errors import AssetError, InputError
 from recon3d.head import HeadModel
+from recon3d.synthesis.geometry import Heads
 from recon3d.synthesis.painter import FacePainter
-from recon3d.synthesis.scene import Heads, Scene
 from recon3d.synthesis.weights import load_painter
 from recon3d.training.config import EncoderConfig, Stage2Config, read_stage2_config
-from recon3d.training.cycle import SynthesisLoss, SynthesisNetwork
+from recon3d.training.cycle import Repainted, SynthesisLoss, SynthesisNetwork
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import SynthesisWeights
 from recon3d.training.stage2 import Stage2
@@ -37,11 +37,12 @@ def encoder(head: HeadModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def smoke(folder: Path, passes: float = 12) -> Stage2Config:
+def smoke(folder: Path, passes: float = 8, painting: float = 6) -> Stage2Config:
     config = read_stage2_config("smoke2")
     return replace(
         config,
         data=replace(config.data, folder=str(folder)),
+        painting=replace(config.painting, passes=painting),
         learning=replace(config.learning, passes=passes),
     )
 
@@ -56,19 +57,24 @@ def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[St
 
 def network_of(run: Stage2, out: Path, head: HeadModel) -> SynthesisNetwork:
     painter = load_painter(out / "painter.safetensors", head)
-    return SynthesisNetwork(load_weights(out / "encoder.safetensors", head), pretrained_trunk()[1], painter)
+    return SynthesisNetwork(load_weights(out / "encoder.safetensors", head), pretrained_trunk(), painter)
 
 
 def test_painting_and_reading_get_better(trained: tuple[Stage2, Path], head: HeadModel) -> None:
     run, out = trained
     store: FaceStore = run.data.held_out["same"]
     torch.manual_seed(1)
-    before = SynthesisNetwork(run._before, pretrained_trunk()[1], FacePainter(run.config.painter))
+    before = SynthesisNetwork(run._before, pretrained_trunk(), FacePainter(run.config.painter))
     first, last = run.score(before, store), run.score(network_of(run, out, head), store)
     assert last.difference < 0.6 * first.difference
-    assert {"encoder.safetensors", "painter.safetensors", "scores.json", "synthesis.pt", "log"} == {
-        p.name for p in out.iterdir()
-    }
+    assert {
+        "encoder.safetensors",
+        "painter.safetensors",
+        "scores.json",
+        "painting.pt",
+        "learning.pt",
+        "log",
+    } == {p.name for p in out.iterdir()}
 
 
 def test_a_run_goes_on_where_it_was_cut_off(
@@ -80,7 +86,7 @@ def test_a_run_goes_on_where_it_was_cut_off(
     Stage2(smoke(renders, 0.5), tmp_path / "cut", encoder, lambda line: None).run()
     said: list[str] = []
     Stage2(smoke(renders, 1), tmp_path / "cut", encoder, said.append).run()
-    kept = torch.load(tmp_path / "cut" / "synthesis.pt", weights_only=True)
+    kept = torch.load(tmp_path / "cut" / "learning.pt", weights_only=True)
     assert kept["step"] == 4
     assert load_painter(tmp_path / "cut" / "painter.safetensors", head).config.size == SIZE
 
@@ -95,16 +101,19 @@ class Paths:
             if name.endswith("second.weight"):
                 torch.nn.init.normal_(parameter, std=0.05)
         self.encoder = load_weights_trainable(run)
-        self.network = SynthesisNetwork(self.encoder, pretrained_trunk()[1], painter)
+        self.network = SynthesisNetwork(self.encoder, pretrained_trunk(), painter)
         faces = run.data.train.shard(0)
-        images = faces.images[:2].permute(0, 3, 1, 2).float() / 255
+        self.images = images = faces.images[:2].permute(0, 3, 1, 2).float() / 255
         self.points = faces.detected[:2]
         self.pictures = torch.nn.functional.interpolate(images, (SIZE, SIZE), mode="area")
         self.told = self.encoder(images, self.points)
-        self.loss = SynthesisLoss(run.head, SIZE, weights)
-        self.losses, self.painted, self.photograph = self.loss.reconstruct(
-            self.network, self.pictures, self.points, self.told, self.told
-        )
+        self.loss = SynthesisLoss(run.head, SIZE, weights, likeness=run.loss._likeness)
+        self.losses, self.again = self.reconstruct()
+
+    def reconstruct(self) -> tuple[dict[str, Tensor], Repainted]:
+        maps = self.encoder.trunk_maps(self.images, self.points)
+        heads = Heads.of(self.told)
+        return self.loss.reconstruct(self.network, self.pictures, self.points, heads, maps)
 
 
 def load_weights_trainable(run: Stage2) -> EncoderNetwork:
@@ -125,20 +134,18 @@ def test_gradients_reach_the_encoder_only_through_the_geometry(
     trained: tuple[Stage2, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _ = trained
-    paths = Paths(run, SynthesisWeights(stay=0.0))
-    assert reaches(paths.losses["picture"], paths.encoder) > 0
-    assert reaches(paths.losses["likeness"], paths.encoder) > 0
+    paths = Paths(run, SynthesisWeights())
+    assert all(reaches(loss, paths.encoder) > 0 for loss in paths.losses.values())
     # The same without the way through the drawing: nothing is left.
-    real = SynthesisLoss.reconstruct
+    real = FacePainter.forward
 
-    def still(painter: FacePainter, scene: Scene) -> Tensor:
-        painted: Tensor = real_forward(painter, scene.geometry.detach(), scene.shown, scene.known)
-        return painted
+    def still(self: FacePainter, geometry: Tensor, shown: Tensor, known: Tensor) -> Tensor:
+        return real(self, geometry.detach(), shown, known)
 
-    real_forward = FacePainter.forward
-    monkeypatch.setattr(FacePainter, "forward", lambda self, *scene: still(self, Scene(*scene)))
-    losses, _, _ = real(paths.loss, paths.network, paths.pictures, paths.points, paths.told, paths.told)
-    assert not losses["picture"].requires_grad or reaches(losses["picture"], paths.encoder) == 0
+    monkeypatch.setattr(FacePainter, "forward", still)
+    losses, _ = paths.reconstruct()
+    assert set(losses) == {"picture", "likeness", "features"}
+    assert all(reaches(loss, paths.encoder) == 0 for name, loss in losses.items())
 
 
 def test_the_cycle_teaches_the_encoder_by_what_it_reads(trained: tuple[Stage2, Path]) -> None:
@@ -146,7 +153,7 @@ def test_the_cycle_teaches_the_encoder_by_what_it_reads(trained: tuple[Stage2, P
     paths = Paths(run, SynthesisWeights())
     expression = torch.rand(2, 52)
     losses, painted, read = paths.loss.cycle(
-        paths.network, paths.photograph, Heads.of(paths.told), expression
+        paths.network, paths.again.photograph, Heads.of(paths.told), expression
     )
     assert painted.shape == (2, 3, SIZE, SIZE) and read.expression.shape == (2, 52)
     assert reaches(losses["cycle"], paths.encoder) > 0
@@ -161,8 +168,8 @@ def test_losses_that_are_no_numbers_end_the_run(
     run, _ = trained
     real = Stage2._losses
 
-    def broken(self, network, lot, step):  # type: ignore[no-untyped-def]
-        losses = real(self, network, lot, step)
+    def broken(self, network, lot, known, step):  # type: ignore[no-untyped-def]
+        losses = real(self, network, lot, known, step)
         if step == 2:
             losses["total"] = losses["total"] * float("nan")
         return losses
@@ -172,7 +179,7 @@ def test_losses_that_are_no_numbers_end_the_run(
     with pytest.raises(InputError, match="became no numbers at step 2: lower the rates"):
         Stage2(smoke(renders), tmp_path, encoder, lambda line: None).run()
     Stage2(smoke(renders, 0.5), tmp_path, encoder, lambda line: None).run()  # two steps, and a checkpoint
-    with pytest.raises(InputError, match=r"at step 2; .*synthesis\.pt is from before: lower the rates"):
+    with pytest.raises(InputError, match=r"at step 2; .*learning\.pt is from before: lower the rates"):
         Stage2(smoke(renders), tmp_path, encoder, lambda line: None).run()
 
 

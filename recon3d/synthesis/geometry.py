@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recon3d.encoder.network import Encoded
+from recon3d.fitting._basis import LandmarkBasis, reduce_head
 from recon3d.head import HeadModel
 from recon3d.render.camera import Camera
 from recon3d.render.shading import RenderOutput, render_head
@@ -22,6 +23,35 @@ _IRIS_GREY = 0.15
 _IRIS = 0.0058
 #: How far away the cut-out's camera is, in cut-outs: nearly weak perspective, as the encoder tells it.
 _AWAY = 50.0
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """B heads in their cut-outs.
+
+    Attributes:
+        shape: (B,S).
+        expression: (B,52).
+        pose: Where they stand.
+    """
+
+    shape: Tensor
+    expression: Tensor
+    pose: Pose
+
+    @staticmethod
+    def of(told: Encoded) -> Heads:
+        """Take them from what the encoder tells."""
+        return Heads(told.shape, told.expression, Pose.of(told))
+
+    def detached(self) -> Heads:
+        """Return them without gradient."""
+        pose = Pose(self.pose.rotation.detach(), self.pose.place.detach())
+        return Heads(self.shape.detach(), self.expression.detach(), pose)
+
+    def showing(self, expression: Tensor) -> Heads:
+        """Return them with other expressions (B,52)."""
+        return Heads(self.shape, expression, self.pose)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,19 +86,38 @@ class GeometryPainter:
         self.head, self.size = head, size
         self.faces = _face_only(head)
         self._greys = _greys(head)
+        self._bases: dict[int, LandmarkBasis] = {}
 
-    def vertices(self, shape: Tensor, expression: Tensor, pose: Pose) -> Tensor:
-        """Return heads (B,V,3) before ``camera``, in parts of the cut-out's side. Differentiable.
+    def vertices(self, heads: Heads) -> Tensor:
+        """Return heads (B,V,3) before ``camera``, in parts of the cut-out's side. Differentiable."""
+        missing = self.head.num_shape - heads.shape.shape[1]
+        points = self.head.unposed(F.pad(heads.shape, (0, missing)), heads.expression)
+        turned = points @ heads.pose.rotation.mT
+        ahead = F.pad(heads.pose.place[:, :2], (0, 1), value=_AWAY)
+        return turned * _scale(heads.pose)[:, None, None] + ahead[:, None]
+
+    def settled(self, heads: Heads, points: Tensor) -> Heads:
+        """Move and scale heads so that their landmarks come to lie on those that were found.
+
+        A least-squares solution; the encoder's own place is off by half as much again. Differentiable.
 
         Args:
-            shape: (B,S), S not more than the head has.
-            expression: (B,52).
-            pose: Where they stand.
+            heads: B heads; their place is not asked for.
+            points: (B,478,2 or more) dense landmarks, parts of the cut-out.
         """
-        missing = self.head.num_shape - shape.shape[1]
-        points = self.head.unposed(F.pad(shape, (0, missing)), expression) @ pose.rotation.mT
-        ahead = F.pad(pose.place[:, :2], (0, 1), value=_AWAY)
-        return points * (3 * (1 + pose.place[:, 2]))[:, None, None] + ahead[:, None]
+        shapes = heads.shape.shape[1]
+        if shapes not in self._bases:
+            self._bases[shapes] = reduce_head(self.head, "mediapipe478", shapes)
+        basis = self._bases[shapes]
+        weights = torch.cat((heads.shape, heads.expression), dim=1)
+        change = (weights @ basis.directions.to(weights).flatten(0, 1).T).unflatten(1, (-1, 3))
+        turned = ((basis.template.to(weights) + change) @ heads.pose.rotation.mT)[..., :2]
+        middle, wanted = turned.mean(1, keepdim=True), points[..., :2].mean(1, keepdim=True)
+        off = turned - middle
+        scale = (off * (points[..., :2] - wanted)).sum((1, 2)) / off.square().sum((1, 2))
+        place = wanted[:, 0] - 0.5 - scale[:, None] * middle[:, 0]
+        pose = Pose(heads.pose.rotation, torch.cat((place, scale[:, None] / 3 - 1), dim=1))
+        return Heads(heads.shape, heads.expression, pose)
 
     @property
     def camera(self) -> Camera:
@@ -80,6 +129,11 @@ class GeometryPainter:
         """Draw heads (B,V,3) of ``vertices``: grey on black. Differentiable."""
         greys = self._greys.to(vertices)[:, None].expand(-1, 3)
         return render_head(vertices, self.faces, self.camera, greys, background=(0, 0, 0), antialiased=True)
+
+
+def _scale(pose: Pose) -> Tensor:
+    """How large a metre is, (B,), in parts of the cut-out's side."""
+    return 3 * (1 + pose.place[:, 2])
 
 
 def _face_only(head: HeadModel) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 #: Channels in: the grey geometry, what is shown of the photograph, and where that is.
 _INPUTS = 3 + 3 + 1
+#: Channels are normalised in as many groups.
+_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,21 @@ class PainterConfig:
     width: int = 40
     levels: int = 3
     blocks: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be.
+
+        Raises:
+            ValueError: Says which, and what would do.
+        """
+        if min(self.size, self.patch, self.width, self.blocks) < 1 or self.levels < 0:
+            raise ValueError("a painter's size, patch, width and blocks must be positive")
+        step = self.patch << self.levels
+        if self.size % step:
+            near = max(1, round(self.size / step)) * step
+            raise ValueError(f"a painter's size must be a multiple of {step}: {near}, not {self.size}")
+        if self.width % _GROUPS:
+            raise ValueError(f"a painter's width must be a multiple of {_GROUPS}, not {self.width}")
 
 
 class FacePainter(nn.Module):
@@ -81,7 +98,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)

@@ -52,7 +52,11 @@ def triangle_odds(head: HeadModel, faces: Tensor) -> Tensor:
 
 
 def draw_samples(
-    pictures: Tensor, fragments: Fragments, odds: Tensor, count: int, generator: torch.Generator | None = None
+    pictures: Tensor,
+    fragments: Fragments,
+    odds: Tensor,
+    counts: Tensor,
+    generator: torch.Generator | None = None,
 ) -> Samples:
     """Choose pixels of faces at random.
 
@@ -60,7 +64,7 @@ def draw_samples(
         pictures: (B,C,H,W).
         fragments: Of the heads as they are seen in the pictures.
         odds: (F,) of ``triangle_odds``.
-        count: K, pixels a picture.
+        counts: (B,) int64, pixels of each picture; K is the most of them.
         generator: Of the random numbers, on the pictures' device.
     """
     batch, height, width = fragments.triangle.shape
@@ -69,13 +73,14 @@ def draw_samples(
     # Gumbel's trick: the K largest of log-chances with noise are K draws without replacement.
     noise = -torch.log(-torch.log(_uniform(chances, generator)))
     keys = torch.where(chances > 0, chances.clamp_min(1e-9).log() + noise, -torch.inf)
-    best, where = keys.topk(min(count, height * width), dim=1)
+    best, where = keys.topk(min(int(counts.max()), height * width), dim=1)
+    wanted = torch.arange(best.shape[1], device=keys.device) < counts[:, None]
     weights = fragments.barycentric.reshape(batch, -1, 3)
     return Samples(
         triangle=triangle.gather(1, where).clamp_min(0),
         weights=weights.gather(1, where[..., None].expand(-1, -1, 3)).detach(),
         colors=pictures.flatten(2).gather(2, where[:, None].expand(-1, pictures.shape[1], -1)),
-        valid=best > -torch.inf,
+        valid=(best > -torch.inf) & wanted,
     )
 
 

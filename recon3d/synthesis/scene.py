@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from recon3d.encoder.network import Encoded
 from recon3d.head import HeadModel
 from recon3d.render.rasterize import Fragments
-from recon3d.synthesis.geometry import GeometryPainter, Pose
+from recon3d.synthesis.geometry import GeometryPainter
 from recon3d.synthesis.mask import face_mask
 from recon3d.synthesis.samples import Samples, draw_samples, place_samples, triangle_odds
-
-
-@dataclass(frozen=True, eq=False)
-class Heads:
-    """B heads in their cut-outs.
-
-    Attributes:
-        shape: (B,S).
-        expression: (B,52).
-        pose: Where they stand.
-    """
-
-    shape: Tensor
-    expression: Tensor
-    pose: Pose
-
-    @staticmethod
-    def of(told: Encoded) -> Heads:
-        """Take them from what the encoder tells."""
-        return Heads(told.shape, told.expression, Pose.of(told))
-
-    def detached(self) -> Heads:
-        """Return them without gradient."""
-        pose = Pose(self.pose.rotation.detach(), self.pose.place.detach())
-        return Heads(self.shape.detach(), self.expression.detach(), pose)
-
-    def showing(self, expression: Tensor) -> Heads:
-        """Return them with other expressions (B,52)."""
-        return Heads(self.shape, expression, self.pose)
 
 
 class Scene(NamedTuple):
@@ -72,34 +41,48 @@ class Photograph(NamedTuple):
 class SceneBuilder:
     """Builds scenes. Gradients reach heads through the geometry alone."""
 
-    def __init__(self, head: HeadModel, size: int, share: float = 0.01) -> None:
-        """Build scenes of ``size`` by ``size`` px, which show a ``share`` of their pixels within faces."""
+    def __init__(self, head: HeadModel, size: int, share: tuple[float, float] = (0.01, 0.01)) -> None:
+        """Build scenes of ``size`` by ``size`` px.
+
+        Args:
+            head: The head model.
+            size: Of the pictures.
+            share: Least and most of the pictures' pixels that are shown within a face; drawn by chance for
+                each picture, evenly on a logarithmic scale.
+        """
         self.painter = GeometryPainter(head, size)
         self._odds = triangle_odds(head, self.painter.faces)
-        self._count = max(1, round(share * size * size))
+        self._share = share
 
     def own(
-        self, pictures: Tensor, points: Tensor, heads: Heads, generator: torch.Generator | None = None
+        self, pictures: Tensor, points: Tensor, vertices: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Scene, Photograph]:
         """Scenes of faces as they are.
 
         Args:
             pictures: (B,3,S,S) sRGB in [0,1].
             points: (B,478,2 or 3) dense landmarks, parts of the side.
-            heads: What is on them.
+            vertices: (B,V,3) the heads on them, of ``GeometryPainter.vertices``.
             generator: Of the random choice of pixels.
         """
-        geometry, pixels, fragments = self._draw(heads)
-        samples = draw_samples(pictures, fragments, self._odds, self._count, generator)
+        geometry, pixels, fragments = self._draw(vertices)
+        counts = self._counts(pictures, generator)
+        samples = draw_samples(pictures, fragments, self._odds, counts, generator)
         photograph = Photograph(pictures, points[..., :2], samples, fragments.mask)
         return self._scene(photograph, geometry, pixels, fragments), photograph
 
-    def other(self, photograph: Photograph, heads: Heads) -> Scene:
+    def other(self, photograph: Photograph, vertices: Tensor) -> Scene:
         """Scenes of the same photographs with other expressions: their samples are carried over."""
-        return self._scene(photograph, *self._draw(heads))
+        return self._scene(photograph, *self._draw(vertices))
 
-    def _draw(self, heads: Heads) -> tuple[Tensor, Tensor, Fragments]:
-        vertices = self.painter.vertices(heads.shape, heads.expression, heads.pose)
+    def _counts(self, pictures: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B,) how many pixels are shown of each picture's face."""
+        least, most = self._share
+        chance = torch.rand(len(pictures), generator=generator, device=pictures.device)
+        share = least * (most / least) ** chance
+        return (share * pictures.shape[-2] * pictures.shape[-1]).round().long().clamp_min(1)
+
+    def _draw(self, vertices: Tensor) -> tuple[Tensor, Tensor, Fragments]:
         output = self.painter.draw(vertices)
         pixels = self.painter.camera.project(vertices)
         return output.image.movedim(-1, 1), pixels, output.fragments

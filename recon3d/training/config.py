@@ -112,18 +112,33 @@ class Stage2Config:
     Attributes:
         painter: Sizes of the neural renderer.
         data: Faces: photographs if there are any, else renders.
-        learning: How to learn: ``rate`` is the painter's.
+        painting: How the painter learns alone first: of renders with their true geometry.
+        learning: How both learn: ``rate`` is the painter's.
         encoder: Highest learning rate of the encoder.
-        share: Of the face's pixels that the painter is shown.
+        share: Of a picture's pixels that the painter is shown within the face, at least, and ...
+        share_most: ... at most: how many is drawn anew for every picture.
         losses: What counts how much.
+        truth: The same within the first stage's losses.
     """
 
     painter: PainterConfig = field(default_factory=PainterConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    painting: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(batch=32, warm_up=100))
     learning: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(batch=32, warm_up=100))
     encoder: float = 1e-4
     share: float = 0.01
+    share_most: float = 0.01
     losses: SynthesisWeights = field(default_factory=SynthesisWeights)
+    truth: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        """Refuse shares that cannot be.
+
+        Raises:
+            ValueError: Says which.
+        """
+        if not 0 < self.share <= self.share_most <= 1:
+            raise ValueError("0 < share <= share_most <= 1 must hold")
 
 
 def read_config(name: str | Path) -> Stage1Config:
@@ -186,4 +201,7 @@ def _section(kind: type[_Section], values: dict[str, Any], place: str) -> _Secti
             read[key] = value
         else:
             raise InputError(f"{place}: {key!r} must be of type {wanted.__name__}, not {value!r}")
-    return kind(**read)
+    try:
+        return kind(**read)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from error

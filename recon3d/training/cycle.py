@@ -7,78 +7,171 @@ of what it tells, never through the pixels that the painter is shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recon3d.encoder.crop import CROP_SIZE
 from recon3d.encoder.network import Encoded, EncoderNetwork
-from recon3d.encoder.trunk import FaceMaps, LandmarkHead
+from recon3d.encoder.trunk import FaceMaps, FaceTrunk, LandmarkHead
 from recon3d.head import HeadModel
+from recon3d.synthesis.geometry import Heads
 from recon3d.synthesis.painter import FacePainter
-from recon3d.synthesis.scene import Heads, Photograph, SceneBuilder
+from recon3d.synthesis.scene import Photograph, Scene, SceneBuilder
 from recon3d.training.losses import SynthesisWeights
+
+#: How unlike two sets of pictures (B,3,S,S) are.
+Likeness = Callable[[Tensor, Tensor], Tensor]
+
+
+class LandmarkFinder(nn.Module):
+    """Finds landmarks in cut-outs whose first maps another trunk has computed already."""
+
+    def __init__(self, trunk: FaceTrunk, landmarks: LandmarkHead, beside: FaceTrunk) -> None:
+        """Take the landmark network, and leave out the first stages that it shares with ``beside``."""
+        super().__init__()
+        self._shared = _equal_stages(trunk, beside)
+        self.stages = nn.ModuleList(list(trunk.stages)[self._shared :])
+        self.landmarks = landmarks
+
+    def forward(self, images: Tensor, maps: FaceMaps) -> Tensor:
+        """Return landmarks (B,478,3) in parts of the cut-out's side.
+
+        Args:
+            images: (B,3,256,256).
+            maps: What the trunk ``beside`` saw in them.
+        """
+        seen = list(maps[: self._shared])
+        x = seen[-1] if seen else images
+        for stage in self.stages:
+            x = stage(x)
+            seen.append(x)
+        found: Tensor = self.landmarks(FaceMaps(*seen)).landmarks
+        return found / CROP_SIZE
 
 
 class SynthesisNetwork(nn.Module):
     """What the second stage trains: the encoder, its trunk left as it is, and the painter."""
 
-    def __init__(self, encoder: EncoderNetwork, landmarks: LandmarkHead, painter: FacePainter) -> None:
-        """Start from a trained encoder, the landmark network's last layer, and a painter."""
+    def __init__(
+        self,
+        encoder: EncoderNetwork,
+        landmarks: tuple[FaceTrunk, LandmarkHead],
+        painter: FacePainter,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """Start from a trained encoder, the landmark network, and a painter.
+
+        Args:
+            encoder: Its trunk is not to learn.
+            landmarks: Of ``pretrained_trunk``.
+            painter: It alone is computed with another ``precision``, if one is given: it takes most of the
+                time, and needs no exact numbers.
+            precision: bfloat16 or float16.
+        """
         super().__init__()
-        self.encoder, self.landmarks, self.painter = encoder, landmarks, painter
+        self._precision = precision
+        self.encoder, self.painter = encoder, painter
+        self.finder = LandmarkFinder(*landmarks, beside=encoder.trunk)
         self.encoder.trunk.requires_grad_(False)
-        self.landmarks.requires_grad_(False)
+        self.finder.requires_grad_(False)
+
+    def paint(self, scene: Scene) -> Tensor:
+        """Paint (B,3,S,S)."""
+        with torch.autocast(scene.shown.device.type, self._precision, enabled=self._precision is not None):
+            painted: Tensor = self.painter(*scene)
+        return painted.float()
 
     def read(self, pictures: Tensor) -> Encoded:
         """Read painted pictures (B,3,S,S): find the landmarks in them, then ask the encoder.
 
         Differentiable to the pictures.
         """
-        images = F.interpolate(pictures, (CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False)
-        maps: FaceMaps = self.encoder.trunk(images)
-        points = self.landmarks(maps).landmarks / CROP_SIZE
+        images = _enlarged(pictures)
+        maps = self.encoder.trunk(images)
+        points = self.finder(images, maps)
         told: Encoded = self.encoder(None, points, self.encoder.windows(maps, points))
         return told
+
+    def seen(self, pictures: Tensor, points: Tensor) -> Tensor:
+        """Return what the encoder sees of pictures (B,3,S,S) at landmarks (B,478,3), usual things small."""
+        windows = self.encoder.windows(self.encoder.trunk(_enlarged(pictures)), points)
+        usual: Tensor = self.encoder.maps(windows)
+        return usual
+
+
+class Repainted(NamedTuple):
+    """What came of photographs.
+
+    Attributes:
+        pictures: (B,3,S,S) painted, sRGB in [0,1].
+        scene: What the painter was given.
+        photograph: The photographs taken apart.
+    """
+
+    pictures: Tensor
+    scene: Scene
+    photograph: Photograph
 
 
 class SynthesisLoss:
     """Both paths, and what is wanted of them."""
 
-    def __init__(self, head: HeadModel, size: int, weights: SynthesisWeights, share: float = 0.01) -> None:
-        """Prepare for pictures of ``size`` px that show a ``share`` of their pixels within the face."""
+    def __init__(
+        self,
+        head: HeadModel,
+        size: int,
+        weights: SynthesisWeights,
+        share: tuple[float, float] = (0.01, 0.01),
+        likeness: Likeness | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            head: The head model.
+            size: Of the pictures, px.
+            weights: What counts how much.
+            share: Least and most of the pixels that are shown within a face.
+            likeness: Needed if its weight is not zero.
+        """
         self.scenes, self.weights = SceneBuilder(head, size, share), weights
+        self._likeness = likeness
 
     def reconstruct(
-        self, network: SynthesisNetwork, pictures: Tensor, points: Tensor, told: Encoded, before: Encoded
-    ) -> tuple[dict[str, Tensor], Tensor, Photograph]:
+        self,
+        network: SynthesisNetwork,
+        pictures: Tensor,
+        points: Tensor,
+        heads: Heads,
+        maps: Tensor | None = None,
+    ) -> tuple[dict[str, Tensor], Repainted]:
         """Paint photographs again.
 
         Args:
             network: Painter and trunk.
             pictures: (B,3,S,S) sRGB in [0,1].
-            points: (B,478,3) detected landmarks, parts of the cut-out.
-            told: What the encoder tells of them now, and ...
-            before: ... what it told after the first stage.
+            points: (B,478,3) landmarks, parts of the cut-out.
+            heads: What is on them.
+            maps: (B,N) what the trunk sees of them; without, the features do not count.
 
         Returns:
-            Losses by name, the painted pictures (B,3,S,S), and the photographs taken apart.
+            Losses by name, and what came of it.
         """
         weights = self.weights
-        scene, photograph = self.scenes.own(pictures, points, Heads.of(told))
-        painted = network.painter(*scene)
+        vertices = self.scenes.painter.vertices(self.scenes.painter.settled(heads, points))
+        scene, photograph = self.scenes.own(pictures, points, vertices)
+        painted = network.paint(scene)
         heavy = 1 + 2 * photograph.drawn[:, None].to(painted)
-        losses = {
-            "picture": weights.picture * ((painted - pictures).abs() * heavy).mean(),
-            "stay": weights.stay
-            * (
-                (told.expression - before.expression).square().mean()
-                + 0.02 * (told.shape - before.shape).square().mean()
-            ),
-        }
-        if weights.likeness:
-            losses["likeness"] = weights.likeness * self._unlike(network, painted, pictures)
-        return losses, painted, photograph
+        losses = {"picture": weights.picture * ((painted - pictures).abs() * heavy).mean()}
+        if weights.likeness and self._likeness is not None:
+            losses["likeness"] = weights.likeness * self._likeness(painted, pictures)
+        if weights.features and maps is not None:
+            off = network.seen(painted, points) - network.encoder.maps(maps)
+            losses["features"] = weights.features * F.smooth_l1_loss(off, torch.zeros_like(off))
+        return losses, Repainted(painted, scene, photograph)
 
     def cycle(
         self, network: SynthesisNetwork, photograph: Photograph, heads: Heads, expression: Tensor
@@ -89,7 +182,9 @@ class SynthesisLoss:
             Losses by name, the painted pictures, and what was read.
         """
         heads = heads.detached()
-        painted = network.painter(*self.scenes.other(photograph, heads.showing(expression)))
+        settled = self.scenes.painter.settled(heads, photograph.points)
+        vertices = self.scenes.painter.vertices(settled.showing(expression))
+        painted = network.paint(self.scenes.other(photograph, vertices))
         read = network.read(painted)
         found, wanted = read.expression.clamp(1e-4, 1 - 1e-4), expression.clamp(1e-4, 1 - 1e-4)
         entropy = F.binary_cross_entropy(found, wanted) - F.binary_cross_entropy(wanted, wanted)
@@ -99,12 +194,22 @@ class SynthesisLoss:
         }
         return losses, painted, read
 
-    @staticmethod
-    def _unlike(network: SynthesisNetwork, painted: Tensor, pictures: Tensor) -> Tensor:
-        """How far the trunk's finer maps of two sets of pictures are apart, each channel by its spread."""
+    def stay(self, told: Encoded, before: Encoded) -> dict[str, Tensor]:
+        """Losses of an encoder that moves away from what it told after the first stage."""
+        off, shape = told.expression - before.expression, told.shape - before.shape
+        return {"stay": self.weights.stay * (off.square().mean() + 0.02 * shape.square().mean())}
+
+
+def trunk_likeness(trunk: FaceTrunk) -> Likeness:
+    """Compare pictures by a trunk's finer maps, each channel by its spread.
+
+    For where no perceptual network can be had.
+    """
+
+    def unlike(painted: Tensor, pictures: Tensor) -> Tensor:
         apart = []
         found, wanted = painted, pictures
-        for stage in network.encoder.trunk.stages[:_LIKE]:
+        for stage in trunk.stages[:_LIKE]:
             found = stage(found)
             with torch.no_grad():
                 wanted = stage(wanted)
@@ -112,6 +217,28 @@ class SynthesisLoss:
             apart.append(((found - wanted) / spread).abs().mean())
         return torch.stack(apart[1:]).mean()
 
+    return unlike
+
 
 #: Stages of the trunk, finest first, that tell how alike two pictures are; the first sees edges alone.
 _LIKE = 4
+
+
+def _enlarged(pictures: Tensor) -> Tensor:
+    enlarged = F.interpolate(pictures, (CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False)
+    return enlarged.contiguous(memory_format=torch.channels_last)
+
+
+def _equal_stages(first: FaceTrunk, second: FaceTrunk) -> int:
+    """How many stages of two trunks, from the finest on, hold the same weights."""
+    count = 0
+    for mine, other in zip(first.stages, second.stages, strict=True):
+        if not _equal(list(mine.parameters()), list(other.parameters())):
+            break
+        count += 1
+    return count
+
+
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    # Weights on disk are of half precision.
+    return all(torch.equal(a.half(), b.half()) for a, b in zip(first, second, strict=True))

@@ -66,17 +66,23 @@ class SynthesisWeights:
 
     Attributes:
         picture: Absolute difference of painted and photographed pixels, the face counting more.
-        likeness: The same of the landmark network's features ("perceptual" loss).
+        likeness: How unlike the two look to a network that knows pictures ("perceptual" loss).
+        features: The same of what the encoder sees where it reads expressions.
         stay: Squared distance of units and identity from what the first stage told.
         cycle: Cross entropy of the units read out and put in.
         identity: Squared change of the identity read out of the two pictures.
+        truth: The first stage's losses, of as many renders again, whose truth is known.
+        outline: Of photographs: how far the head's landmarks are from those that were found.
     """
 
     picture: float = 2.0
-    likeness: float = 0.5
+    likeness: float = 1.0
+    features: float = 0.5
     stay: float = 5.0
     cycle: float = 3.0
     identity: float = 0.05
+    truth: float = 0.3
+    outline: float = 0.0
 
 
 class EncoderLoss(nn.Module):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +25,21 @@ from torch import Tensor, nn
 from recon3d.encoder.encoder import SHIPPED
 from recon3d.encoder.network import Encoded, EncoderNetwork, images_of
 from recon3d.encoder.weights import load_weights, save_weights
+from recon3d.errors import AssetError, InputError
 from recon3d.evaluation.synthetic import read_live_link
 from recon3d.files import atomic_path, make_folder
 from recon3d.head import load_head
 from recon3d.resources import resource_path
+from recon3d.synthesis.geometry import Heads, Pose
 from recon3d.synthesis.painter import FacePainter
-from recon3d.synthesis.scene import Heads
 from recon3d.synthesis.weights import save_painter
-from recon3d.training.config import Stage2Config
-from recon3d.training.cycle import SynthesisLoss, SynthesisNetwork
+from recon3d.training.config import OptimizerConfig, Stage2Config
+from recon3d.training.cycle import Likeness, SynthesisLoss, SynthesisNetwork, trunk_likeness
 from recon3d.training.data import TrainingData
 from recon3d.training.expressions import ExpressionSampler
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss
+from recon3d.training.perceptual import perceptual_distance, pretrained_perceptual
 from recon3d.training.perturb import perturbed
 from recon3d.training.run import Losses, Say, learn, open_fabric
 from recon3d.training.source import Lot, Source
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
 #: Faces that a run is judged by.
 _JUDGED = 256
+#: Of the painter, by Lightning Fabric's names.
+_PRECISIONS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -82,91 +87,166 @@ class Stage2:
         self.config, self.folder, self._say = config, make_folder(folder), say
         self.head = load_head()
         self.data = TrainingData(config.data, self.head, say)
-        self.loss = SynthesisLoss(self.head, config.painter.size, config.losses, config.share)
+        share = config.share, config.share_most
+        self.loss = SynthesisLoss(self.head, config.painter.size, config.losses, share, self._likeness())
         self._before = load_weights(encoder or resource_path(SHIPPED), self.head)
         recording = config.data.recording
         rows = read_live_link(recording).numpy() if recording else None
         self._sampler = ExpressionSampler(rows)
 
+    def _likeness(self) -> Likeness | None:
+        if not self.config.losses.likeness:
+            return None
+        try:
+            network = pretrained_perceptual()
+        except AssetError as error:
+            self._say(f"{error}; pictures are compared by the landmark network's maps instead")
+            return trunk_likeness(pretrained_trunk()[0].requires_grad_(False))
+        return lambda painted, pictures: perceptual_distance(network, painted, pictures)
+
     def run(self) -> tuple[SynthesisScore, dict[str, Score]]:
-        """Train; write ``encoder.safetensors`` and ``painter.safetensors``; return the scores at the end."""
+        """Train; write ``encoder.safetensors`` and ``painter.safetensors``; return the scores at the end.
+
+        Raises:
+            InputError: The losses became no numbers, or the run is spread over several processes.
+            OutputError: A file cannot be written.
+        """
         config = self.config
         fabric = open_fabric(config.learning.precision)
+        if fabric.world_size > 1:
+            raise InputError("the second stage runs in one process, on one GPU; start it without torchrun")
         self.data.draw(fabric)
         torch.manual_seed(config.data.seed)
         network = self._network()
         self._before.to(fabric.device)
-        batch = config.learning.batch
-        source, judged = self._faces(fabric, batch)
-
-        def lots(step: int) -> Iterator[Lot]:
-            return source.lots(step)
-
-        def losses_of(model: nn.Module, lot: Lot, step: int) -> Losses:
-            return self._losses(network, lot.to(fabric.device), step)
-
-        a_pass = len(source.shards) * (source.store.size // batch)
-        averaged = learn(
-            fabric, network, self._optimizer(network), config.learning, lots, losses_of,
-            steps=max(1, int(config.learning.passes * a_pass)), seed=config.data.seed,
-            checkpoint=self.folder / "synthesis.pt", say=self._say,
-        )  # fmt: skip
-        network.load_state_dict(averaged)
+        self._truth = self._encoder_loss(fabric.device)
+        if config.painting.passes and config.painting.minutes:
+            network.load_state_dict(self._paint(fabric, network))
+        if config.learning.passes and config.learning.minutes:
+            network.load_state_dict(self._learn(fabric, network))
+        judged = self._faces(fabric, config.learning.batch)[1]
         scores = self.score(network, *judged), self._encoder_scores(network.encoder)
-        if fabric.is_global_zero:
-            self._write(network, *scores)
+        self._write(network, *scores)
         return scores
 
-    def _faces(self, fabric: Fabric, batch: int) -> tuple[Source, tuple[FaceStore, int]]:
-        """What is learnt from, and the shard that is judged by, which is not among it.
+    def _paint(self, fabric: Fabric, network: SynthesisNetwork) -> dict[str, Tensor]:
+        """Let the painter learn alone; return the averaged weights."""
+        options = self.config.painting
+        faces, _ = self._faces(fabric, options.batch, remember=False)
+        optimizer = _optimizer((network.painter, options.rate), decay=options.decay)
+
+        def losses_of(model: nn.Module, lot: Lot, step: int) -> Losses:
+            return self._painting(network, lot.to(fabric.device))
+
+        return learn(
+            fabric, network, optimizer, options, faces.lots, losses_of, steps=_steps(faces, options),
+            seed=self.config.data.seed, checkpoint=self.folder / "painting.pt", say=self._say,
+        )  # fmt: skip
+
+    def _learn(self, fabric: Fabric, network: SynthesisNetwork) -> dict[str, Tensor]:
+        """Let encoder and painter learn from each other; return the averaged weights."""
+        options = self.config.learning
+        faces, _ = self._faces(fabric, options.batch)
+        renders = self.data.renders(fabric, options.batch, self._before)
+        optimizer = _optimizer(
+            (network.painter, options.rate), (network.encoder, self.config.encoder), decay=options.decay
+        )
+
+        def lots(step: int) -> Iterator[tuple[Lot, Lot]]:
+            return zip(faces.lots(step), renders.lots(step), strict=False)
+
+        def losses_of(model: nn.Module, both: tuple[Lot, Lot], step: int) -> Losses:
+            lot, known = (one.to(fabric.device) for one in both)
+            return self._losses(network, lot, known, step)
+
+        return learn(
+            fabric, network, optimizer, options, lots, losses_of, steps=_steps(faces, options),
+            seed=self.config.data.seed, checkpoint=self.folder / "learning.pt", say=self._say,
+        )  # fmt: skip
+
+    def _faces(
+        self, fabric: Fabric, batch: int, *, remember: bool = True
+    ) -> tuple[Source, tuple[FaceStore, int]]:
+        """What is painted, and the shard that is judged by, which is not among it.
 
         Of photographs that fill no more than one shard, the same ones.
         """
-        photographs = self.data.photographs(fabric, batch, self._before)
+        before = self._before if remember else None
+        photographs = self.data.photographs(fabric, batch, before)
         if photographs is None:
-            return self.data.renders(fabric, batch, self._before), (self.data.held_out["same"], 0)
+            return self.data.renders(fabric, batch, before), (self.data.held_out["same"], 0)
         kept = photographs.shards[-1]
         learnt = photographs.shards[:-1] or photographs.shards
         return replace(photographs, shards=learnt), (photographs.store, kept)
 
     def _network(self) -> SynthesisNetwork:
-        _, landmarks = pretrained_trunk()
         encoder = copy.deepcopy(self._before).requires_grad_(True)
-        network = SynthesisNetwork(encoder, landmarks, FacePainter(self.config.painter))
+        precision = _PRECISIONS.get(self.config.learning.precision)
+        painter = FacePainter(self.config.painter)
+        network = SynthesisNetwork(encoder, pretrained_trunk(), painter, precision)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
-    def _optimizer(self, network: SynthesisNetwork) -> torch.optim.AdamW:
-        groups = (
-            (network.painter.parameters(), self.config.learning.rate),
-            ((p for p in network.encoder.parameters() if p.requires_grad), self.config.encoder),
-        )
-        return torch.optim.AdamW(
-            [{"params": list(p), "lr": rate, "top": rate} for p, rate in groups if rate],
-            weight_decay=self.config.learning.decay,
-        )
+    def _encoder_loss(self, device: torch.device) -> EncoderLoss:
+        """The first stage's."""
+        shapes = self._before.config.shapes
+        return EncoderLoss(self.head, shapes, self.data.unit_variance(), self.config.truth).to(device)
 
-    def _losses(self, network: SynthesisNetwork, lot: Lot, step: int) -> Losses:
+    def _painting(self, network: SynthesisNetwork, lot: Lot) -> Losses:
+        """Losses of the painter alone: renders with their true geometry, photographs with the told one."""
+        faces, pictures = lot.faces, _small(lot, self.config.painter.size)
+        if faces.rotation.any():
+            points = faces.landmarks
+            pose = Pose(faces.rotation, torch.zeros_like(faces.rotation[:, 0]))
+            heads = Heads(faces.shape, faces.expression, pose)
+        else:
+            points = faces.detected
+            with torch.no_grad():
+                heads = Heads.of(self._before(lot.images(), points, lot.maps))
+        losses, again = self.loss.reconstruct(network, pictures, points, heads)
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        shown = [pictures, again.scene.geometry, again.scene.shown, again.pictures]
+        return Losses(losses, lambda: _sheet(shown))
+
+    def _losses(self, network: SynthesisNetwork, lot: Lot, known: Lot, step: int) -> Losses:
         # Dropout would shake the geometry that is drawn.
         network.encoder.eval()
-        points = lot.faces.detected
+        weights, points = self.config.losses, lot.faces.detected
         pictures = _small(lot, self.config.painter.size)
         told: Encoded = network.encoder(None, points, lot.maps)
-        with torch.no_grad():
-            before = self._before(None, points, lot.maps)
-        losses, painted, photograph = self.loss.reconstruct(network, pictures, points, told, before)
-        shown = [pictures, painted]
-        if self.config.losses.cycle:
+        heads = Heads.of(told)
+        # In turn, as the cycle path: either needs the trunk's gradient, which takes long.
+        maps = lot.maps if step % 2 else None
+        losses, again = self.loss.reconstruct(network, pictures, points, heads, maps)
+        shown = [pictures, again.scene.geometry, again.scene.shown, again.pictures]
+        if weights.cycle:
             other = perturbed(
                 told.expression, self._sampler, np.random.default_rng((self.config.data.seed, step))
             )
-            frozen = network.painter if step % 2 else network.encoder
-            with _resting(frozen):
-                more, repainted, _ = self.loss.cycle(network, photograph, Heads.of(told), other)
+            with _resting(network.painter if step % 2 else network.encoder):
+                more, repainted, _ = self.loss.cycle(network, again.photograph, heads, other)
             losses |= more
             shown.append(repainted)
+        losses |= self._anchors(network, told, lot, known)
         losses["total"] = torch.stack(list(losses.values())).sum()
         return Losses(losses, lambda: _sheet(shown))
+
+    def _anchors(self, network: SynthesisNetwork, told: Encoded, lot: Lot, known: Lot) -> dict[str, Tensor]:
+        """Losses that keep the encoder to what the first stage taught it."""
+        weights = self.config.losses
+        losses: dict[str, Tensor] = {}
+        if weights.stay:
+            with torch.no_grad():
+                before = self._before(None, lot.faces.detected, lot.maps)
+            losses |= self.loss.stay(told, before)
+        if weights.outline:
+            outline = self._truth.photographs(told, lot.faces)["photographs: outline"]
+            losses["outline"] = weights.outline * outline
+        if weights.truth:
+            network.encoder.train()
+            again: Encoded = network.encoder(None, known.faces.detected, known.maps)
+            losses["truth"] = weights.truth * self._truth(again, known.faces)["total"]
+        return losses
 
     @torch.no_grad()
     def score(self, network: SynthesisNetwork, store: FaceStore, shard: int = 0) -> SynthesisScore:
@@ -179,18 +259,17 @@ class Stage2:
                 break
             lot = Lot(batch.faces, None).to(device)
             points, pictures = lot.faces.detected, _small(lot, self.config.painter.size)
-            told = network.encoder(lot.images(), points)
-            _, painted, photograph = self.loss.reconstruct(network, pictures, points, told, told)
-            differences.append((painted - pictures).abs().mean(dim=(1, 2, 3)))
-            other = perturbed(told.expression, self._sampler, np.random.default_rng(number))
-            _, _, read = self.loss.cycle(network, photograph, Heads.of(told), other)
+            heads = Heads.of(network.encoder(lot.images(), points))
+            _, again = self.loss.reconstruct(network, pictures, points, heads)
+            differences.append((again.pictures - pictures).abs().mean(dim=(1, 2, 3)))
+            other = perturbed(heads.expression, self._sampler, np.random.default_rng(number))
+            _, _, read = self.loss.cycle(network, again.photograph, heads, other)
             cycles.append((read.expression - other).abs().mean(1))
         return SynthesisScore(float(torch.cat(differences).mean()), float(torch.cat(cycles).mean()))
 
     def _encoder_scores(self, encoder: EncoderNetwork) -> dict[str, Score]:
         """Judge the encoder as the first stage does."""
-        loss = EncoderLoss(self.head, encoder.config.shapes, self.data.unit_variance())
-        loss.to(next(encoder.parameters()).device)
+        loss = self._encoder_loss(next(encoder.parameters()).device)
         shards = self.data.held_out_shards
         return {name: score(encoder, loss, store, shards) for name, store in self.data.held_out.items()}
 
@@ -203,18 +282,31 @@ class Stage2:
             path.write_text(json.dumps(report, indent=1))
 
 
-class _resting:
+def _optimizer(*parts: tuple[nn.Module, float], decay: float) -> torch.optim.AdamW:
+    """For networks, each with its highest rate; one without does not learn."""
+    groups = [
+        {"params": [p for p in network.parameters() if p.requires_grad], "lr": rate, "top": rate}
+        for network, rate in parts
+        if rate
+    ]
+    return torch.optim.AdamW(groups, weight_decay=decay)
+
+
+def _steps(faces: Source, options: OptimizerConfig) -> int:
+    a_pass = len(faces.shards) * (faces.store.size // options.batch)
+    return max(1, int(options.passes * a_pass))
+
+
+@contextmanager
+def _resting(network: nn.Module) -> Iterator[None]:
     """For a while, a network does not learn; gradients still go through it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self._parameters:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
             parameter.requires_grad_(True)
 
 
