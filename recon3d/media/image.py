@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import warnings
@@ -86,8 +87,11 @@ def write_image(path: str | Path, pixels: npt.NDArray[np.uint8], quality: int = 
     format_name = Image.registered_extensions().get(path.suffix.lower())
     if format_name not in Image.SAVE:
         raise UsageError(f"{shown(path)}: cannot write this format; use .jpg or .png")
+    # By way of memory: where the disk is full, Pillow writes less than it should and says nothing.
+    encoded = io.BytesIO()
+    save_pixels(encoded, pixels, format_name, quality)
     with atomic_path(path) as temporary:
-        save_pixels(temporary, pixels, format_name, quality)
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def save_pixels(

@@ -164,6 +164,7 @@ class VideoWriter:
         audio_from: Path | None = None,
         crf: int = 20,
         preset: str = "veryfast",
+        finished: Callable[[Path], None] | None = None,
     ) -> None:
         """Say what is to be written; the file is opened where the ``with`` block begins.
 
@@ -175,9 +176,11 @@ class VideoWriter:
                 being its own first frame, cut off after the last picture. No sound, or broken sound: none.
             crf: Constant quality of x264: 18 cannot be told from the original, 28 is small.
             preset: Speed of x264, "ultrafast" to "veryslow".
+            finished: Given the whole file before it appears under its name, to add to it.
         """
         self._target, self._size, self._fps = Path(target), size, fps
         self._audio_from, self._crf, self._preset = audio_from, crf, preset
+        self._finished = finished
         self._last = -1
         self._stack = ExitStack()
 
@@ -191,7 +194,7 @@ class VideoWriter:
 
         self._ticks = _encode.TICKS
         with ExitStack() as stack:
-            file = stack.enter_context(atomic_path(self._target))
+            self._file = file = stack.enter_context(atomic_path(self._target))
             stack.enter_context(_encode.plain_errors(self._target))
             self._encoder = _encode.Encoder(
                 file, self._size, self._fps, self._crf, self._preset, self._audio_from
@@ -235,6 +238,8 @@ class VideoWriter:
             if self._last < 0:
                 raise OutputError(f"{self._target}: not one picture to write")
             self._encoder.finish()
+            if self._finished is not None:
+                self._finished(self._file)
         except BaseException:
             self._encoder.abandon()
             raise
