@@ -77,6 +77,23 @@ Encoder = Annotated[
 NoEncoder = Annotated[
     bool, typer.Option("--no-encoder", help="Guess expressions without the image encoder, for comparison.")
 ]
+Face = Annotated[int | None, typer.Option(min=1, help="Which of several faces, the most prominent being 1.")]
+Mark = Annotated[bool, typer.Option("--mark", help="Write 'synthetic' into a corner of the picture.")]
+ClipSize = Annotated[
+    int, typer.Option("--size", min=64, max=4096, help="Longer side of a clip, px, at most.")
+]
+Painter = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Weights of another neural renderer (recon3d train) than ours."
+    ),
+]
+WeightsDir = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the face networks' files.")
+]
+AcceptedDevice = Annotated[
+    str, typer.Option("--device", help="Accepted as by every command; this one runs on the CPU.")
+]
 TrainOut = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and weights.")]
 Renders = Annotated[
     Path | None,
@@ -129,10 +146,7 @@ def photo(
     landmarks: Annotated[
         LandmarkChoice, typer.Option(help="Face landmarks: 478 (mediapipe) or 68 (fan, an extra).")
     ] = LandmarkChoice.mediapipe,
-    weights_dir: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of the face networks' files."),
-    ] = None,
+    weights_dir: WeightsDir = None,
     max_faces: Annotated[int, typer.Option(min=1, help="At most this many faces a photograph.")] = 8,
     focal: Annotated[
         str | None, typer.Option(help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
@@ -221,10 +235,7 @@ def video(
     device: Annotated[
         str, typer.Option(help="Accepted as by every command; the default networks run on the CPU.")
     ] = "cpu",
-    weights_dir: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of the face networks' files."),
-    ] = None,
+    weights_dir: WeightsDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -306,6 +317,93 @@ def export(
         status.append(
             run_export(captures, out, wanted, head=head, photo=picture, options=options, reporter=reporter)
         )
+
+
+@app.command()
+def edit(
+    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The picture (.jpg, .png, .webp, .tif), or a short clip (.mp4)."),
+    ],
+    units: Annotated[
+        str, typer.Option("--set", metavar="NAME=VALUE,...", help="ARKit units: mouthSmile=.8,jawOpen=.3.")
+    ] = "",
+    emotion: Annotated[
+        str, typer.Option(metavar="NAME[=VALUE]", help="A posed emotion: happy, angry=.5.")
+    ] = "",
+    action_units: Annotated[
+        str, typer.Option("--au", metavar="NUMBER=VALUE,...", help="FACS action units: 12=.7,6=.5; 46L=1.")
+    ] = "",
+    face: Face = None,
+    mark: Mark = False,
+    size: ClipSize = 1280,
+    painter: Painter = None,
+    encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
+    head: Head = None,
+    weights_dir: WeightsDir = None,
+    raster: Raster = None,
+    device: AcceptedDevice = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Give a face of a photograph another expression.
+
+    The rest of the picture stays as it is. The file says in its metadata that it is synthetic.
+    """
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_repaint import RepaintSettings, Wanted, run_edit
+        from recon3d.render.rasterize import use_backend
+
+        use_backend(raster)
+        which = _which_encoder(encoder, no_encoder)
+        settings = RepaintSettings(out, face, mark, size, painter, head, which, weights_dir)
+        status.append(run_edit(image, Wanted(units, emotion, action_units), settings, reporter))
+
+
+@app.command()
+def reenact(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A photograph: who is to be seen.")],
+    driver: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DRIVER", help="What the face is to do: a clip, a capture.npz, or a Live Link Face CSV."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The clip, .mp4.")],
+    pose: Annotated[bool, typer.Option("--pose", help="Turn the head, too, as the driver turns it.")] = False,
+    relative: Annotated[
+        bool,
+        typer.Option(
+            "--relative", help="Add the driver's changes to the expression that the photograph shows."
+        ),
+    ] = False,
+    face: Face = None,
+    mark: Mark = False,
+    size: ClipSize = 1280,
+    painter: Painter = None,
+    encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
+    head: Head = None,
+    weights_dir: WeightsDir = None,
+    raster: Raster = None,
+    device: AcceptedDevice = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Let the face of a photograph do what another face does.
+
+    The file says in its metadata that it is synthetic. Use it with the consent of those who are seen.
+    """
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_repaint import Performance, RepaintSettings, run_reenact
+        from recon3d.render.rasterize import use_backend
+
+        use_backend(raster)
+        which = _which_encoder(encoder, no_encoder)
+        settings = RepaintSettings(out, face, mark, size, painter, head, which, weights_dir)
+        status.append(run_reenact(source, driver, Performance(pose, relative), settings, reporter))
 
 
 @app.command()

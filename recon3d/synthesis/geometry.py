@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recon3d.encoder.network import Encoded
+from recon3d.face._crop import Region
 from recon3d.fitting._basis import LandmarkBasis, reduce_head
 from recon3d.head import HeadModel
 from recon3d.render.camera import Camera
@@ -129,6 +133,27 @@ class GeometryPainter:
         """Draw heads (B,V,3) of ``vertices``: grey on black. Differentiable."""
         greys = self._greys.to(vertices)[:, None].expand(-1, 3)
         return render_head(vertices, self.faces, self.camera, greys, background=(0, 0, 0), antialiased=True)
+
+
+def in_cut_out(vertices: Tensor, focal: float, principal: npt.NDArray[np.float64], region: Region) -> Tensor:
+    """Bring heads of a real camera before the ``camera`` of ``GeometryPainter``: they look the same there.
+
+    Args:
+        vertices: (B,V,3) m, camera space.
+        focal: Focal length, px.
+        principal: (2,) px.
+        region: Of the cut-out in the picture.
+
+    Returns:
+        (B,V,3) in parts of the cut-out's side.
+    """
+    depth = vertices[..., 2:].clamp_min(1e-3)
+    off = vertices[..., :2] * (focal / depth) + torch.tensor(principal - (region.x, region.y)).to(vertices)
+    cos, sin = math.cos(region.angle), math.sin(region.angle)
+    level = off @ torch.tensor(((cos, -sin), (sin, cos))).to(vertices) / region.width
+    middle = depth.mean(dim=1, keepdim=True)
+    ahead = _AWAY + (depth - middle) * (focal / (middle * region.width))
+    return torch.cat((level * (ahead / _AWAY), ahead), dim=-1)
 
 
 def _scale(pose: Pose) -> Tensor:

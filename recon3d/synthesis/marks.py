@@ -54,7 +54,7 @@ _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 #: The box for XMP in ISO media files: XMP specification part 3 ("Storage in files"), MPEG-4.
 _XMP_BOX = uuid.UUID("BE7ACFCB-97A9-42E8-9C71-999491E3AFAC").bytes
 
-_FORMATS = {
+PICTURES = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
 }  # fmt: skip
 _DESCRIPTION_TAG, _SOFTWARE_TAG, _XMP_TAG = 270, 305, 700  # TIFF 6.0 and Exif; XMP specification part 3
@@ -85,9 +85,9 @@ def save_marked_picture(path: Path, pixels: Pixels, what: str, visible: bool = F
         UsageError: The suffix names no format that can carry the mark.
         OutputError: The file cannot be written, or not of this size.
     """
-    kind = _FORMATS.get(path.suffix.lower())
+    kind = PICTURES.get(path.suffix.lower())
     if kind is None:
-        raise UsageError(f"{shown(path)}: cannot write this format; use {', '.join(_FORMATS)}")
+        raise UsageError(f"{shown(path)}: cannot write this format; use {', '.join(PICTURES)}")
     image = Image.fromarray(draw_mark(pixels) if visible else pixels)
     encoded = io.BytesIO()  # straight to a file, Pillow does not notice that a full disk cuts off a JPEG
     try:

@@ -1,4 +1,4 @@
-"""Puts a painted face back into its photograph."""
+"""Cuts a face out of a photograph, and puts its change back into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recon3d.encoder.crop import CROP_SIZE
 from recon3d.face._crop import Region
 
 Pixels = npt.NDArray[np.uint8]
@@ -19,33 +18,54 @@ Pixels = npt.NDArray[np.uint8]
 _FEATHER = 0.05
 
 
-def paste(frame: Pixels, region: Region, painted: Tensor, given: Tensor, mask: Tensor) -> Pixels:
-    """Replace a face.
+def cut(frame: Pixels, region: Region, size: int) -> Tensor:
+    """Cut a region out of a picture.
 
-    The painted picture is matched in colour to the given one where both show the same, around the face; the
-    seam is feathered inward, so that nothing beyond the mask changes.
+    Pixel centres lie at half-integers on both sides, so that ``paste`` is the exact way back. Beyond the
+    picture its edge is repeated.
+
+    Args:
+        frame: (H,W,3) sRGB.
+        region: What to cut out.
+        size: Of the result; the region may be about twice as large before the result flickers.
+
+    Returns:
+        (3,size,size) sRGB in [0,1].
+    """
+    axis = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5
+    u, v = axis[None] * region.width, axis[:, None] * region.height
+    cos, sin = math.cos(region.angle), math.sin(region.angle)
+    x, y = region.x + cos * u - sin * v, region.y + sin * u + cos * v
+    # Only the part that is looked at becomes floating point.
+    left, right = _span(x, frame.shape[1])
+    top, bottom = _span(y, frame.shape[0])
+    part = torch.from_numpy(frame[top:bottom, left:right].astype(np.float32)).permute(2, 0, 1) / 255
+    grid = torch.stack(((x - left) / (right - left), (y - top) / (bottom - top)), dim=-1) * 2 - 1
+    return F.grid_sample(part[None], grid.float()[None], padding_mode="border", align_corners=False)[0]
+
+
+def paste(frame: Pixels, region: Region, change: Tensor, mask: Tensor) -> Pixels:
+    """Change a face.
+
+    The picture itself stays where nothing changes: it is not cut out, resampled and put back. The seam is
+    feathered inward, so that nothing beyond the mask changes.
 
     Args:
         frame: (H,W,3) sRGB.
         region: Where the cut-out lies in it.
-        painted: (3,S,S) sRGB in [0,1]: the cut-out, painted anew.
-        given: (3,S',S') the cut-out as it was, of any size.
-        mask: (1,S,S) 1 where the face was painted.
+        change: (3,S,S) what is added to the cut-out, sRGB in [-1,1].
+        mask: (1,S,S) 1 where it may change.
 
     Returns:
         (H,W,3), a new one.
     """
-    matched = _matched(painted, F.interpolate(given[None], painted.shape[1:], mode="area")[0], mask)
+    result = frame.copy()
     left, top, right, bottom = _bounds(region, frame.shape)
     if right <= left or bottom <= top:
-        return frame.copy()
-    layers = torch.cat((matched, feathered(mask)))
-    placed = _sampled(layers, region, (left, top, right, bottom))
-    result = frame.copy()
-    part = torch.from_numpy(frame[top:bottom, left:right].astype(np.float32)) / 255
-    share = placed[..., 3:]
-    mixed = part + (placed[..., :3] - part) * share
-    result[top:bottom, left:right] = (mixed.clamp(0, 1) * 255).round().byte().numpy()
+        return result
+    placed = _sampled(change * feathered(mask), region, (left, top, right, bottom))
+    part = torch.from_numpy(frame[top:bottom, left:right].astype(np.float32))
+    result[top:bottom, left:right] = (part + placed * 255).round().clamp(0, 255).byte().numpy()
     return result
 
 
@@ -57,12 +77,10 @@ def feathered(mask: Tensor) -> Tensor:
     return smooth[0] * mask
 
 
-def _matched(painted: Tensor, given: Tensor, mask: Tensor) -> Tensor:
-    """Bring the painted picture's brightness and tint to the given one's around the face."""
-    around = 1 - mask
-    count = around.sum().clamp_min(1)
-    offset = ((given - painted) * around).sum((1, 2), keepdim=True) / count
-    return (painted + offset).clamp(0, 1)
+def _span(places: Tensor, length: int) -> tuple[int, int]:
+    """First and behind-last pixel that bilinear reading of places needs."""
+    first = min(max(math.floor(float(places.min())) - 1, 0), length - 1)
+    return first, max(first + 1, min(length, math.ceil(float(places.max())) + 2))
 
 
 def _bounds(region: Region, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -81,12 +99,9 @@ def _bounds(region: Region, shape: tuple[int, ...]) -> tuple[int, int, int, int]
 def _sampled(layers: Tensor, region: Region, box: tuple[int, int, int, int]) -> Tensor:
     """Layers (C,S,S) of a cut-out at the frame's pixels in a box: (h,w,C); zeros beyond the cut-out."""
     left, top, right, bottom = box
-    x = torch.arange(left, right) - region.x
-    y = torch.arange(top, bottom)[:, None] - region.y
+    x = torch.arange(left, right) + 0.5 - region.x
+    y = torch.arange(top, bottom)[:, None] + 0.5 - region.y
     cos, sin = math.cos(region.angle), math.sin(region.angle)
     u, v = (x * cos + y * sin) / region.width, (y * cos - x * sin) / region.height
-    # Pixel k of the 256² cut-out, which smaller ones are means of, lies at k / 256 - 1/2 of its side
-    # (recon3d.face._crop.warp).
-    half = 1 / CROP_SIZE
-    grid = torch.stack((2 * u + half, 2 * v + half), dim=-1).float()
+    grid = torch.stack((2 * u, 2 * v), dim=-1).float()
     return F.grid_sample(layers[None], grid[None], align_corners=False)[0].permute(1, 2, 0)

@@ -13,13 +13,21 @@ from recon3d.synthesis.geometry import GeometryPainter
 from recon3d.synthesis.mask import face_mask
 from recon3d.synthesis.samples import Samples, draw_samples, place_samples, triangle_odds
 
+#: Where people look first.
+_TELLING = ("lips", "mouth_inside", "teeth", "tongue", "eyeballs", "left_eyeball", "right_eyeball", "eyelids")
+
 
 class Scene(NamedTuple):
-    """Input of ``FacePainter``: see there."""
+    """What ``FacePainter`` is given, see there; and where it has to paint.
+
+    Attributes:
+        hidden: (B,1,S,S) 1 where the photograph is hidden but for the samples.
+    """
 
     geometry: Tensor
     shown: Tensor
     known: Tensor
+    hidden: Tensor
 
 
 class Photograph(NamedTuple):
@@ -29,13 +37,15 @@ class Photograph(NamedTuple):
         pictures: (B,3,S,S) sRGB in [0,1].
         points: (B,478,2) dense landmarks, parts of the side.
         samples: Some of the faces' pixels.
-        drawn: (B,S,S) bool: where the head's face is.
+        drawn: (B,S,S) bool: where the head's face is, and ...
+        telling: (B,S,S) bool: ... of that, eyes and mouth.
     """
 
     pictures: Tensor
     points: Tensor
     samples: Samples
     drawn: Tensor
+    telling: Tensor
 
 
 class SceneBuilder:
@@ -52,6 +62,7 @@ class SceneBuilder:
         """
         self.painter = GeometryPainter(head, size)
         self._odds = triangle_odds(head, self.painter.faces)
+        self._telling = _telling(head)[self.painter.faces].any(1)
         self._share = share
 
     def own(
@@ -68,7 +79,8 @@ class SceneBuilder:
         geometry, pixels, fragments = self._draw(vertices)
         counts = self._counts(pictures, generator)
         samples = draw_samples(pictures, fragments, self._odds, counts, generator)
-        photograph = Photograph(pictures, points[..., :2], samples, fragments.mask)
+        telling = self._telling.to(pictures.device)[fragments.triangle.clamp_min(0)] & fragments.mask
+        photograph = Photograph(pictures, points[..., :2], samples, fragments.mask, telling)
         return self._scene(photograph, geometry, pixels, fragments), photograph
 
     def other(self, photograph: Photograph, vertices: Tensor) -> Scene:
@@ -92,4 +104,13 @@ class SceneBuilder:
         hidden = face_mask(photograph.points, photograph.drawn | fragments.mask)
         colors, here = place_samples(photograph.samples, pixels, self.painter.faces, fragments)
         around = photograph.pictures * (1 - hidden)
-        return Scene(geometry, around + colors * hidden * here, torch.maximum(1 - hidden, here))
+        return Scene(geometry, around + colors * hidden * here, torch.maximum(1 - hidden, here), hidden)
+
+
+def _telling(head: HeadModel) -> Tensor:
+    """(V,) bool: vertices of eyes and mouth."""
+    told = torch.zeros(head.num_vertices, dtype=torch.bool)
+    for name in _TELLING:
+        if name in head.regions:
+            told |= torch.from_numpy(head.regions[name])
+    return told

@@ -82,7 +82,7 @@ class SynthesisNetwork(nn.Module):
     def paint(self, scene: Scene) -> Tensor:
         """Paint (B,3,S,S)."""
         with torch.autocast(scene.shown.device.type, self._precision, enabled=self._precision is not None):
-            painted: Tensor = self.painter(*scene)
+            painted: Tensor = self.painter(scene.geometry, scene.shown, scene.known)
         return painted.float()
 
     def read(self, pictures: Tensor) -> Encoded:
@@ -164,7 +164,7 @@ class SynthesisLoss:
         vertices = self.scenes.painter.vertices(self.scenes.painter.settled(heads, points))
         scene, photograph = self.scenes.own(pictures, points, vertices)
         painted = network.paint(scene)
-        heavy = 1 + 2 * photograph.drawn[:, None].to(painted)
+        heavy = 1 + 2 * photograph.drawn[:, None].to(painted) + 6 * photograph.telling[:, None].to(painted)
         losses = {"picture": weights.picture * ((painted - pictures).abs() * heavy).mean()}
         if weights.likeness and self._likeness is not None:
             losses["likeness"] = weights.likeness * self._likeness(painted, pictures)

@@ -22,12 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recon3d.encoder.crop import CROP_SIZE
 from recon3d.encoder.encoder import SHIPPED
 from recon3d.encoder.network import Encoded, EncoderNetwork, images_of
 from recon3d.encoder.weights import load_weights, save_weights
 from recon3d.errors import AssetError, InputError
 from recon3d.evaluation.synthetic import read_live_link
 from recon3d.files import atomic_path, make_folder
+from recon3d.fitting import LandmarkSolver, guess_from_encoder
 from recon3d.head import load_head
 from recon3d.resources import resource_path
 from recon3d.synthesis.geometry import Heads, Pose
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 #: Faces that a run is judged by.
 _JUDGED = 256
+#: Focal length in cut-outs: nearly weak perspective.
+_FAR = 50.0
 #: Of the painter, by Lightning Fabric's names.
 _PRECISIONS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -89,6 +93,7 @@ class Stage2:
         self.data = TrainingData(config.data, self.head, say)
         share = config.share, config.share_most
         self.loss = SynthesisLoss(self.head, config.painter.size, config.losses, share, self._likeness())
+        self._solver = LandmarkSolver(self.head)
         self._before = load_weights(encoder or resource_path(SHIPPED), self.head)
         recording = config.data.recording
         rows = read_live_link(recording).numpy() if recording else None
@@ -193,20 +198,33 @@ class Stage2:
         return EncoderLoss(self.head, shapes, self.data.unit_variance(), self.config.truth).to(device)
 
     def _painting(self, network: SynthesisNetwork, lot: Lot) -> Losses:
-        """Losses of the painter alone: renders with their true geometry, photographs with the told one."""
+        """Losses of the painter alone: renders with their true geometry, photographs with a fitted one."""
         faces, pictures = lot.faces, _small(lot, self.config.painter.size)
-        if faces.rotation.any():
-            points = faces.landmarks
+        known = bool(faces.rotation.any())
+        points = faces.landmarks if known else faces.detected
+        if known:
             pose = Pose(faces.rotation, torch.zeros_like(faces.rotation[:, 0]))
             heads = Heads(faces.shape, faces.expression, pose)
         else:
-            points = faces.detected
-            with torch.no_grad():
-                heads = Heads.of(self._before(lot.images(), points, lot.maps))
+            heads = self._fitted(lot)
         losses, again = self.loss.reconstruct(network, pictures, points, heads)
         losses["total"] = torch.stack(list(losses.values())).sum()
         shown = [pictures, again.scene.geometry, again.scene.shown, again.pictures]
         return Losses(losses, lambda: _sheet(shown))
+
+    @torch.no_grad()
+    def _fitted(self, lot: Lot) -> Heads:
+        """Heads that lie closer on faces than what the encoder alone tells; their place is to be settled."""
+        points = lot.faces.detected
+        told = self._before(lot.images(), points, lot.maps)
+        guess, confidence = guess_from_encoder(told.expression.cpu(), told.expression_spread.exp().cpu())
+        count = len(points)
+        focal, middle = torch.full((count,), _FAR * CROP_SIZE), torch.full((count, 2), CROP_SIZE / 2)
+        pixels = points[..., :2].cpu() * CROP_SIZE
+        state = self._solver.fit(pixels, focal, middle, guess=guess, confidence=confidence).state
+        found = (part.to(points) for part in (state.shape, state.expression, state.rotation))
+        shape, expression, rotation = found
+        return Heads(shape, expression, Pose(rotation, torch.zeros_like(rotation[:, 0])))
 
     def _losses(self, network: SynthesisNetwork, lot: Lot, known: Lot, step: int) -> Losses:
         # Dropout would shake the geometry that is drawn.
