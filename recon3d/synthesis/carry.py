@@ -81,7 +81,7 @@ class Carrier:
 
 
 def _areas(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Twice the area of triangles on the picture, (B,F) px²; of those seen from behind the sign is another."""
+    """Twice the area of triangles on the picture, (B,F) px²; seen from behind, its sign is another."""
     corners = vertices[:, faces, :2]
     first, second = corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]
     return first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
