@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -60,3 +63,13 @@ def test_what_does_not_exist_is_explained(asked: dict[str, str], message: str) -
     with pytest.raises(UsageError) as caught:
         wanted_expression(**asked)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_documented_table_is_what_is_used() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "repaint.md").read_text()
+    rows = re.findall(r"^\| (\d+[LR]?) \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE)
+    told = {
+        number: {name: float(share) for name, share in re.findall(r"`(\w+)` ([\d.]+)", units)}
+        for number, units in rows
+    }
+    assert told == {number: dict(units) for number, units in ACTION_UNITS.items()}

@@ -68,6 +68,27 @@ def test_a_folder_holds_the_same_as_an_archive(archive: Path, tmp_path: Path, he
     assert torch.equal(first.shard(0).images, second.shard(0).images)
 
 
+def test_the_same_pictures_are_known_again_and_others_are_not(
+    archive: Path, tmp_path: Path, head: HeadModel
+) -> None:
+    def store(path: Path) -> Path:
+        return PhotographStore(tmp_path, (str(path),), head.num_shape, size=8).folder
+
+    moved = tmp_path / "moved.zip"
+    moved.write_bytes(archive.read_bytes())
+    assert store(moved) == store(archive)
+    with zipfile.ZipFile(moved, "a") as bundle:
+        bundle.writestr("more.png", b"another")
+    assert store(moved) != store(archive)
+    folder = tmp_path / "folder"
+    (folder / "within").mkdir(parents=True)
+    picture = folder / "within" / "one.png"
+    picture.write_bytes(b"one")
+    before = store(folder)
+    picture.write_bytes(b"another")
+    assert store(folder) != before
+
+
 def test_what_is_no_archive_is_refused(tmp_path: Path, archive: Path, head: HeadModel) -> None:
     with pytest.raises(InputError, match=r"none\.zip: no such archive"):
         PhotographStore(tmp_path, (str(tmp_path / "none.zip"),), head.num_shape)

@@ -79,7 +79,7 @@ class Repainter:
             largest: Pixels across a cut-out, at most.
         """
         self.head, self._painter, self._largest = head, painter, largest
-        self._scenes = SceneBuilder(head, painter.config.size, (_SHARE, _SHARE))
+        self._scenes = SceneBuilder(head, painter.config.size, (_SHARE, _SHARE), telling=False)
 
     @torch.inference_mode()
     def portrait(self, frame: Pixels, capture: Capture, row: int = 0) -> Portrait:

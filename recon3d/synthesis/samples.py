@@ -14,7 +14,7 @@ from recon3d.render.rasterize import Fragments, blend
 #: mouth none, of their surroundings few (after SMIRK's mask: G. Retsinas et al., 2024).
 _OFTEN = {
     "eyeballs": 0.0, "eye_sockets": 0.0, "mouth_inside": 0.0, "teeth": 0.0, "tongue": 0.0, "ears": 0.0,
-    "neck": 0.0, "scalp": 0.0, "eyelids": 0.25, "lips": 0.35, "nose": 0.5,
+    "neck": 0.0, "scalp": 0.0, "eyelids": 0.05, "lips": 0.1, "nose": 0.5,
 }  # fmt: skip
 
 

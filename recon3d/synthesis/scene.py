@@ -51,7 +51,9 @@ class Photograph(NamedTuple):
 class SceneBuilder:
     """Builds scenes. Gradients reach heads through the geometry alone."""
 
-    def __init__(self, head: HeadModel, size: int, share: tuple[float, float] = (0.01, 0.01)) -> None:
+    def __init__(
+        self, head: HeadModel, size: int, share: tuple[float, float] = (0.01, 0.01), *, telling: bool = True
+    ) -> None:
         """Build scenes of ``size`` by ``size`` px.
 
         Args:
@@ -59,10 +61,14 @@ class SceneBuilder:
             size: Of the pictures.
             share: Least and most of the pictures' pixels that are shown within a face; drawn by chance for
                 each picture, evenly on a logarithmic scale.
+            telling: Show pixels of lids and lips, too. Where a head does not lie exactly on its face, they
+                are of the teeth or the eye beside.
         """
         self.painter = GeometryPainter(head, size)
-        self._odds = triangle_odds(head, self.painter.faces)
         self._telling = _telling(head)[self.painter.faces].any(1)
+        self._odds = triangle_odds(head, self.painter.faces)
+        if not telling:
+            self._odds = self._odds * ~self._telling
         self._share = share
 
     def own(

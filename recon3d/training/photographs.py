@@ -9,6 +9,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +30,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 #: To be raised when the same photographs no longer give the same cut-outs.
 _VERSION = 1
 #: The landmark network must be this sure that it saw a face.
-_SURE = 0.9
+SURE = 0.9
 
 
 class PhotographStore(FaceStore):
@@ -37,9 +38,7 @@ class PhotographStore(FaceStore):
 
     Of what is not known of them, a shard holds zeros; their landmarks are those that the face stage found.
 
-    A zip file is known again by its name, size and modification time. Of a folder that is the folder's own
-    time: pictures that changed in place, or in folders within it, are not noticed. Touch it then, or remove
-    the store.
+    The same pictures are known again wherever their archive lies: by their names and checksums.
     """
 
     def __init__(self, folder: Path, archives: tuple[str, ...], shapes: int, size: int = 1024) -> None:
@@ -69,7 +68,7 @@ class PhotographStore(FaceStore):
             return int(done.read_text())
         faces, count = self._faces(), 0
         while len(some := list(islice(faces, self.size))) == self.size:
-            self.write(count, _unknown(some, self._shapes))
+            self.write(count, unknown_faces(some, self._shapes))
             count += 1
             say(f"{self.folder}: {count * self.size} faces found in photographs")
         if not count:
@@ -82,11 +81,12 @@ class PhotographStore(FaceStore):
         for archive in self._archives:
             for pixels in _pictures(archive):
                 for face in source.find(pixels, max_faces=1):
-                    if face.score >= _SURE:
+                    if face.score >= SURE:
                         yield cut_out(pixels, face.landmarks)
 
 
-def _unknown(faces: list[CutOut], shapes: int) -> Faces:
+def unknown_faces(faces: list[CutOut], shapes: int) -> Faces:
+    """Gather faces of which nothing but the landmarks is known: zeros stand for the rest."""
     count = len(faces)
     points = torch.from_numpy(np.stack([face.points for face in faces]))
     return Faces(
@@ -116,22 +116,41 @@ def _files(archive: Path) -> Iterator[bytes]:
     if archive.is_dir():
         yield from (p.read_bytes() for p in sorted(archive.rglob("*")) if p.suffix.lower() in _SUFFIXES)
         return
-    try:
-        with zipfile.ZipFile(archive) as bundle:
-            for name in sorted(bundle.namelist()):
-                if name.lower().endswith(_SUFFIXES):
-                    yield bundle.read(name)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{archive}: not a zip file or folder of pictures, or damaged") from error
+    with _opened(archive) as bundle:
+        for name in sorted(bundle.namelist()):
+            if name.lower().endswith(_SUFFIXES):
+                yield bundle.read(name)
 
 
 def _digest(archives: list[Path], size: int) -> str:
-    """Of names, sizes and times: the archives are too large to be read each time."""
     whole = hashlib.sha256(f"{_VERSION} {size}".encode())
     for path in archives:
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise InputError(f"{path}: no such archive of photographs") from error
-        whole.update(f"{path.name} {state.st_size} {state.st_mtime_ns}".encode())
+        for entry in _entries(path):
+            whole.update(repr(entry).encode())
     return whole.hexdigest()[:12]
+
+
+def _entries(archive: Path) -> Iterator[tuple[str | int, ...]]:
+    """What tells an archive's pictures from others, without reading them.
+
+    Of a zip file their names and checksums, of a folder their names, sizes and times.
+    """
+    if archive.is_dir():
+        for path in sorted(archive.rglob("*")):
+            if path.suffix.lower() in _SUFFIXES:
+                state = path.stat()
+                yield str(path.relative_to(archive)), state.st_size, state.st_mtime_ns
+        return
+    if not archive.exists():
+        raise InputError(f"{archive}: no such archive of photographs")
+    with _opened(archive) as bundle:
+        yield from ((entry.filename, entry.CRC) for entry in bundle.infolist())
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            yield bundle
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{archive}: not a zip file or folder of pictures, or damaged") from error
