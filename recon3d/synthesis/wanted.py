@@ -59,6 +59,7 @@ ACTION_UNITS: Mapping[str, Mapping[str, float]] = {
 _ALSO = {"happy": "joy", "sad": "sadness", "angry": "anger", "afraid": "fear", "disgusted": "disgust"}
 _ALSO |= {"surprised": "surprise"}
 _INDEX = {name: k for k, name in enumerate(ARKIT_NAMES)}
+_EXPRESSIVE = [k for name, k in _INDEX.items() if not name.startswith("eyeLook")]
 #: Units that come on two sides, without the side; and each unit by its own name.
 _SIDES = {
     name: [k for full, k in _INDEX.items() if full in (name, f"{name}Left", f"{name}Right")]
@@ -91,7 +92,7 @@ def wanted_expression(
         chosen = EMOTIONS.get(_ALSO.get(name, name))
         if chosen is None:
             raise UsageError(f"no emotion {name!r}; there are {', '.join(emotion_names())}")
-        values[:] = 0  # an emotion is of the whole face
+        values[_EXPRESSIVE] = 0  # an emotion is of the whole face, but does not say where it looks
         _add(values, chosen, strength)
     for name, strength in _pairs(action_units):
         _add(values, _action_unit(name), strength)
