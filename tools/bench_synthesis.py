@@ -106,7 +106,7 @@ def bench_reenacted(source: Path, drivers: list[Path], painter: Path) -> Report:
     repainter = Repainter(head, load_painter(painter, head), LARGEST_IN_CLIPS)
     photo = read_image(source)
     portrait = repainter.portrait(photo.pixels, Reconstructor(head=head).reconstruct(photo)[0])
-    report: Report = {"cut-out, px": portrait.unknown.shape[-1]}
+    report: Report = {"cut-out, px": portrait.given.shape[-1]}
     for driver in drivers:
         take = reconstruct_video(driver, head=head, faces="largest")[0]
         rows = driven_expressions(take)

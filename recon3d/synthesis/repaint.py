@@ -1,10 +1,10 @@
 """Paints the face of a photograph anew, with another expression.
 
 The painter (128² or so) tells what changes: what a mouth that opens shows, where skin folds and shadows fall.
-All that the photograph shows already is carried along with the mesh at the photograph's own sharpness: what
-is painted of the face as it is, taken from the photograph, leaves what the painter does not know, and that is
-added to what is painted of the face as it is to be. So a face that keeps its expression stays as it was, to
-the last pixel.
+All that the photograph shows already is carried along with the mesh at the photograph's own sharpness, and
+changed by the difference of two painted pictures: of the face as it is to be, and of the face as it is,
+carried along likewise. Where the painter was wrong about the face as it is, it counts less. So a face that
+keeps its expression stays as it was, to the last pixel.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _BATCH = 8
 #: Most pixels across a cut-out that is worked on; sharper photographs stay sharp where nothing moves.
 LARGEST = 1024
 LARGEST_IN_CLIPS = 512
+#: Difference, sRGB, by which the painter is half wrong about the face as it is.
+_WRONG = 0.12
 #: Of the choice of pixels: the same photograph is painted the same way every time.
 _SEED = 0
 
@@ -53,17 +55,18 @@ class Portrait:
         capture: What was found in it.
         region: Of the cut-out.
         photograph: As the painter sees it.
-        painted: (1,3,S,S) what the painter makes of the face as it is.
-        unknown: (3,R,R) what the painter does not know of it, sRGB.
-        carrier: Carries that over.
+        given: (3,R,R) the cut-out, sRGB.
+        layers: (8,R,R) what is carried over: the cut-out, how far the painter is believed (1), what it makes
+            of the face as it is times that (3), and ones.
+        carrier: Carries them.
     """
 
     frame: Pixels
     capture: Capture
     region: Region
     photograph: Photograph
-    painted: Tensor
-    unknown: Tensor
+    given: Tensor
+    layers: Tensor
     carrier: Carrier
 
 
@@ -102,10 +105,11 @@ class Repainter:
             points = points / self._painter.config.size
             chance = torch.Generator().manual_seed(_SEED)
             scene, photograph = self._scenes.own(small, points, own, chance)
-            painted = self._paint(scene)
-            unknown = given - _resized(painted, size)[0]
+            painted = _resized(self._paint(scene), size)[0]
+            belief = _belief(given, painted)
+            layers = torch.cat((given, belief, belief * painted, torch.ones_like(belief)))
             carrier = Carrier(self._pixels(own, size)[0], self._scenes.painter.faces, size)
-        return Portrait(frame, capture, region, photograph, painted, unknown, carrier)
+        return Portrait(frame, capture, region, photograph, given, layers, carrier)
 
     @torch.inference_mode()
     def paint(self, portrait: Portrait, expressions: Floats, pose: Floats | None = None) -> Iterator[Pixels]:
@@ -133,18 +137,19 @@ class Repainter:
 
     def _change(self, portrait: Portrait, expressions: Floats, pose: Floats) -> tuple[Tensor, Tensor]:
         """What changes in the cut-out, (B,3,R,R), and where, (B,1,R,R)."""
-        capture, size = portrait.capture, portrait.unknown.shape[-1]
+        capture, size = portrait.capture, portrait.given.shape[-1]
         seen = self._seen(capture, expressions, pose)
         moved = in_cut_out(seen, capture.focal, capture.principal, portrait.region)
         scene = self._scenes.other(_repeated(portrait.photograph, len(moved)), moved)
         painted = _resized(self._paint(scene), size)
-        carried = portrait.carrier.carry(portrait.unknown, self._pixels(moved, size))
-        before = portrait.unknown + _resized(portrait.painted, size)[0]
+        carried = portrait.carrier.carry(portrait.layers, self._pixels(moved, size))
+        given, belief, before, shown = carried.split((3, 1, 3, 1), dim=1)
+        new = given + (belief * painted - before) + (1 - shown) * painted
         hidden = F.interpolate(scene.hidden, (size, size), mode="bilinear", align_corners=False)
-        return (painted + carried).clamp(0, 1) - before, hidden
+        return new.clamp(0, 1) - portrait.given, hidden
 
     def _paint(self, scene: Scene) -> Tensor:
-        painted: Tensor = self._painter(scene.geometry, scene.shown, scene.known)
+        painted: Tensor = self._painter(scene.geometry, scene.shown, scene.known, scene.appearance)
         return painted
 
     def _seen(self, capture: Capture, expressions: Floats, pose: Floats, row: int = 0) -> Tensor:
@@ -165,6 +170,12 @@ class Repainter:
         own = self._painter.config.size
         doublings = math.ceil(math.log2(max(region.width / own, 2)))
         return min(own << doublings, max(own, self._largest // own * own))
+
+
+def _belief(given: Tensor, painted: Tensor) -> Tensor:
+    """How far the painter is believed, (1,R,R) in [0,1]: a half where it is off by ``_WRONG``."""
+    off = (given - painted).abs().mean(0, keepdim=True)
+    return 1 / (1 + (off / _WRONG).square())
 
 
 def _projected(capture: Capture, seen: Tensor) -> Tensor:
