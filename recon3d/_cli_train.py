@@ -33,9 +33,16 @@ def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | N
 
 
 def run_stage2(
-    config: str, out: Path, encoder: Path | None, renders: Path | None, recording: Path | None, as_json: bool
+    config: str,
+    out: Path,
+    start: tuple[Path | None, Path | None],
+    renders: Path | None,
+    recording: Path | None,
+    as_json: bool,
 ) -> None:
     """Train the second stage and print its scores; with ``as_json`` the last line is one object.
+
+    ``start``: encoder and painter to start from.
 
     Raises:
         Recon3DError: The configuration or the encoder is wrong, a package is missing, or a folder cannot be
@@ -46,7 +53,7 @@ def run_stage2(
 
     chosen = read_stage2_config(config)
     data = _data(chosen.data, renders, recording)
-    painted, scores = Stage2(replace(chosen, data=data), out, encoder, _say).run()
+    painted, scores = Stage2(replace(chosen, data=data), out, start[0], _say, start[1]).run()
     if as_json:
         print(json.dumps({"synthesis": asdict(painted)} | {k: asdict(v) for k, v in scores.items()}))
         return

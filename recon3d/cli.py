@@ -560,6 +560,10 @@ def train_stage2(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Weights to start from; recon3d's own by default."),
     ] = None,
+    painter: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Neural renderer to start from, if any."),
+    ] = None,
     renders: Renders = None,
     recording: Recording = None,
     as_json: Json = False,
@@ -568,7 +572,7 @@ def train_stage2(
     with _exit_status() as status:
         from recon3d._cli_train import run_stage2
 
-        run_stage2(config, out, encoder, renders, recording, as_json)
+        run_stage2(config, out, (encoder, painter), renders, recording, as_json)
         status.append(0)
 
 

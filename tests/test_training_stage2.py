@@ -139,8 +139,8 @@ def test_gradients_reach_the_encoder_only_through_the_geometry(
     # The same without the way through the drawing: nothing is left.
     real = FacePainter.forward
 
-    def still(self: FacePainter, geometry: Tensor, shown: Tensor, known: Tensor) -> Tensor:
-        return real(self, geometry.detach(), shown, known)
+    def still(self: FacePainter, geometry: Tensor, *more: Tensor) -> Tensor:
+        return real(self, geometry.detach(), *more)
 
     monkeypatch.setattr(FacePainter, "forward", still)
     losses, _ = paths.reconstruct()

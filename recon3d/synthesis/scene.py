@@ -22,12 +22,14 @@ class Scene(NamedTuple):
 
     Attributes:
         hidden: (B,1,S,S) 1 where the photograph is hidden but for the samples.
+        appearance: (B,3,S,S) the photograph itself, for painters that tell its looks from it.
     """
 
     geometry: Tensor
     shown: Tensor
     known: Tensor
     hidden: Tensor
+    appearance: Tensor
 
 
 class Photograph(NamedTuple):
@@ -110,7 +112,8 @@ class SceneBuilder:
         hidden = face_mask(photograph.points, photograph.drawn | fragments.mask)
         colors, here = place_samples(photograph.samples, pixels, self.painter.faces, fragments)
         around = photograph.pictures * (1 - hidden)
-        return Scene(geometry, around + colors * hidden * here, torch.maximum(1 - hidden, here), hidden)
+        shown, known = around + colors * hidden * here, torch.maximum(1 - hidden, here)
+        return Scene(geometry, shown, known, hidden, photograph.pictures)
 
 
 def _telling(head: HeadModel) -> Tensor:

@@ -37,6 +37,8 @@ class DataConfig:
         photographs: Zip files or folders of photographs to learn from beside the renders. Their terms hold
             for the weights, too.
         photographs_share: Of each step's faces against its renders.
+        clips: Videos, or folders of them, in which the second stage watches how mouths move, if
+            ``losses.mouth`` says so. Their terms hold for the weights, too.
     """
 
     renders: int = 49152
@@ -48,6 +50,7 @@ class DataConfig:
     recording: str = ""
     photographs: tuple[str, ...] = ()
     photographs_share: float = 0.25
+    clips: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Stage2Config:
         painting: How the painter learns alone first: of renders with their true geometry.
         learning: How both learn: ``rate`` is the painter's.
         encoder: Highest learning rate of the encoder.
+        known: Renders beside, a step, whose truth holds the encoder; they cost little.
         share: Of a picture's pixels that the painter is shown within the face, at least, and ...
         share_most: ... at most: how many is drawn anew for every picture.
         losses: What counts how much.
@@ -126,19 +130,22 @@ class Stage2Config:
     painting: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(batch=32, warm_up=100))
     learning: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(batch=32, warm_up=100))
     encoder: float = 1e-4
+    known: int = 64
     share: float = 0.01
     share_most: float = 0.01
     losses: SynthesisWeights = field(default_factory=SynthesisWeights)
     truth: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        """Refuse shares that cannot be.
+        """Refuse shares that cannot be, and a loss of clips without clips.
 
         Raises:
             ValueError: Says which.
         """
         if not 0 < self.share <= self.share_most <= 1:
             raise ValueError("0 < share <= share_most <= 1 must hold")
+        if self.losses.mouth and not self.data.clips:
+            raise ValueError("losses.mouth is of clips, and data.clips names none")
 
 
 def read_config(name: str | Path) -> Stage1Config:

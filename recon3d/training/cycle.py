@@ -22,6 +22,7 @@ from recon3d.synthesis.geometry import Heads
 from recon3d.synthesis.painter import FacePainter
 from recon3d.synthesis.scene import Photograph, Scene, SceneBuilder
 from recon3d.training.losses import SynthesisWeights
+from recon3d.training.outliers import doubted
 
 #: How unlike two sets of pictures (B,3,S,S) are.
 Likeness = Callable[[Tensor, Tensor], Tensor]
@@ -81,9 +82,22 @@ class SynthesisNetwork(nn.Module):
 
     def paint(self, scene: Scene) -> Tensor:
         """Paint (B,3,S,S)."""
-        with torch.autocast(scene.shown.device.type, self._precision, enabled=self._precision is not None):
-            painted: Tensor = self.painter(scene.geometry, scene.shown, scene.known)
+        with self._autocast(scene):
+            painted: Tensor = self.painter(scene.geometry, scene.shown, scene.known, scene.appearance)
         return painted.float()
+
+    def paint_and_doubt(self, scene: Scene) -> tuple[Tensor, Tensor | None]:
+        """Paint, and return the logit of outliers (B,1,S,S), too, if the painter tells it."""
+        if not self.painter.config.outliers:
+            return self.paint(scene), None
+        with self._autocast(scene):
+            painted, doubt = self.painter.paint_and_doubt(
+                scene.geometry, scene.shown, scene.known, scene.appearance
+            )
+        return painted.float(), doubt.float()
+
+    def _autocast(self, scene: Scene) -> torch.autocast:
+        return torch.autocast(scene.shown.device.type, self._precision, enabled=self._precision is not None)
 
     def read(self, pictures: Tensor) -> Encoded:
         """Read painted pictures (B,3,S,S): find the landmarks in them, then ask the encoder.
@@ -110,11 +124,18 @@ class Repainted(NamedTuple):
         pictures: (B,3,S,S) painted, sRGB in [0,1].
         scene: What the painter was given.
         photograph: The photographs taken apart.
+        outliers: (B,1,S,S) how likely pixels of the face are to be none of it, [0,1], if the painter tells.
     """
 
     pictures: Tensor
     scene: Scene
     photograph: Photograph
+    outliers: Tensor | None = None
+
+    def columns(self) -> list[Tensor]:
+        """Return what shows how well it went, each (B,3,S,S)."""
+        columns = [self.photograph.pictures, self.scene.geometry, self.scene.shown, self.pictures]
+        return columns if self.outliers is None else [*columns, self.outliers.expand(-1, 3, -1, -1)]
 
 
 class SynthesisLoss:
@@ -163,15 +184,22 @@ class SynthesisLoss:
         weights = self.weights
         vertices = self.scenes.painter.vertices(self.scenes.painter.settled(heads, points))
         scene, photograph = self.scenes.own(pictures, points, vertices)
-        painted = network.paint(scene)
+        painted, doubt = network.paint_and_doubt(scene)
         heavy = 1 + 2 * photograph.drawn[:, None].to(painted) + 6 * photograph.telling[:, None].to(painted)
-        losses = {"picture": weights.picture * ((painted - pictures).abs() * heavy).mean()}
+        compared, outliers, off = painted, None, (painted - pictures).abs()
+        if doubt is not None:
+            face = photograph.drawn[:, None]
+            outliers = (doubt.sigmoid() * face).detach()
+            off = torch.where(face, doubted(off, doubt, weights), off.mean(1, keepdim=True))
+            # Networks that compare pictures are not shown what is not to be painted, as in FOCUS.
+            compared = torch.lerp(painted, pictures, outliers)
+        losses = {"picture": weights.picture * (off * heavy).mean()}
         if weights.likeness and self._likeness is not None:
-            losses["likeness"] = weights.likeness * self._likeness(painted, pictures)
+            losses["likeness"] = weights.likeness * self._likeness(compared, pictures)
         if weights.features and maps is not None:
-            off = network.seen(painted, points) - network.encoder.maps(maps)
+            off = network.seen(compared, points) - network.encoder.maps(maps)
             losses["features"] = weights.features * F.smooth_l1_loss(off, torch.zeros_like(off))
-        return losses, Repainted(painted, scene, photograph)
+        return losses, Repainted(painted, scene, photograph, outliers)
 
     def cycle(
         self, network: SynthesisNetwork, photograph: Photograph, heads: Heads, expression: Tensor

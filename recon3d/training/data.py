@@ -1,4 +1,4 @@
-"""What the stages of training learn from and are judged by: renders, and photographs if there are any."""
+"""What the stages of training learn from and are judged by: renders, and photographs and clips, if any."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recon3d.encoder.network import EncoderNetwork
 from recon3d.head import HeadModel
+from recon3d.training.clips import WINDOW, ClipStore
 from recon3d.training.config import DataConfig
 from recon3d.training.mirror import Mirror
 from recon3d.training.photographs import PhotographStore
@@ -84,8 +85,25 @@ class TrainingData:
         fabric.barrier()
         return self._source(fabric, store, store.make(), batch, remember)
 
+    def clips(self, fabric: Fabric, batch: int, remember: EncoderNetwork | None) -> Source | None:
+        """Return the frames of clips of this process, as ``renders``, in whole windows; None if none."""
+        config = self._config
+        if not config.clips:
+            return None
+        store = ClipStore(Path(config.folder), config.clips, self._head.num_shape, config.shard)
+        if fabric.is_global_zero:
+            store.make(self._say)
+        fabric.barrier()
+        return self._source(fabric, store, store.make(), batch, remember, WINDOW)
+
     def _source(
-        self, fabric: Fabric, store: FaceStore, shards: int, batch: int, remember: EncoderNetwork | None
+        self,
+        fabric: Fabric,
+        store: FaceStore,
+        shards: int,
+        batch: int,
+        remember: EncoderNetwork | None,
+        window: int = 1,
     ) -> Source:
         maps = None
         if remember is not None:
@@ -95,4 +113,4 @@ class TrainingData:
             fabric.barrier()
         rank, processes = fabric.global_rank, fabric.world_size
         mine = range(rank, shards, processes) if shards >= processes else range(shards)
-        return Source(store, mine, batch, (self._config.seed, rank), self._mirror, maps)
+        return Source(store, mine, batch, (self._config.seed, rank), self._mirror, maps, window)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recon3d.encoder.network import Encoded
 from recon3d.fitting._basis import reduce_head
 from recon3d.head import HeadModel
+from recon3d.render.shading import vertex_normals
 from recon3d.training.synthetic import Faces
 
 #: Pairs of dense landmarks whose distance is an opening: of each eye (three), of the lips (three).
@@ -26,6 +27,10 @@ _HEAVY = (
 )  # fmt: skip
 #: Variance that a unit counts as having at least: rare units weigh more, but not without bound.
 _LEAST_VARIANCE = 0.004
+#: Cosine of the angle between skin and view over which landmarks come to be shown.
+_GRAZING = 0.15
+#: How far around a landmark skin tells where it looks, m.
+_NEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class LossWeights:
         landmarks: The same of the corrected ones, and of their depth.
         presence: Whether a face is there.
         outline: Of photographs: distance of the projected head's landmarks from those that were found.
+        outline_by_pose: How far those count less that the head, turned as it is, does not show: 0 not at
+            all, 1 fully.
         calm: Of photographs: size of units and identity, which landmarks alone do not tell for sure.
     """
 
@@ -57,6 +64,7 @@ class LossWeights:
     landmarks: float = 0.1
     presence: float = 0.05
     outline: float = 0.05
+    outline_by_pose: float = 0.0
     calm: float = 0.02
 
 
@@ -73,6 +81,12 @@ class SynthesisWeights:
         identity: Squared change of the identity read out of the two pictures.
         truth: The first stage's losses, of as many renders again, whose truth is known.
         outline: Of photographs: how far the head's landmarks are from those that were found.
+        mouth: Of clips: how far the head's mouth is from moving as the one that was found, percent of the
+            face's size.
+        outlier_scale: Of painters that tell outliers: how far pixels of the face are usually off, sRGB (the
+            scale of Laplace's distribution).
+        outlier_share: Share of the face's pixels that are held to be covered before they are looked at.
+        outlier_prior: How much that counts against what is seen: as so many observations of every pixel.
     """
 
     picture: float = 2.0
@@ -83,6 +97,19 @@ class SynthesisWeights:
     identity: float = 0.05
     truth: float = 0.3
     outline: float = 0.0
+    mouth: float = 0.0
+    outlier_scale: float = 0.1
+    outlier_share: float = 0.02
+    outlier_prior: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no distribution.
+
+        Raises:
+            ValueError: Says what.
+        """
+        if not 0 < self.outlier_share < 1 or not 0 < self.outlier_scale < 0.5 or self.outlier_prior < 0:
+            raise ValueError("0 < outlier_share < 1, 0 < outlier_scale < 0.5, outlier_prior >= 0 must hold")
 
 
 class EncoderLoss(nn.Module):
@@ -91,6 +118,7 @@ class EncoderLoss(nn.Module):
     template: Tensor
     directions: Tensor
     heavy: Tensor
+    normals: Tensor
     unit_weight: Tensor
     shape_weight: Tensor
 
@@ -113,6 +141,7 @@ class EncoderLoss(nn.Module):
         heavy = torch.ones(len(basis.template))
         heavy[list(_HEAVY)] = 3
         self.register_buffer("heavy", heavy / heavy.mean())
+        self.register_buffer("normals", _landmark_normals(head, basis.template))
         unit_weight = 1 / unit_variance.clamp_min(_LEAST_VARIANCE)
         self.register_buffer("unit_weight", unit_weight / unit_weight.mean())
         moved = head.shapedirs[..., :shapes].norm(dim=1).mean(0)
@@ -160,8 +189,9 @@ class EncoderLoss(nn.Module):
     def photographs(self, told: Encoded, faces: Faces) -> dict[str, Tensor]:
         """Return the losses of photographs, of which only the detected landmarks are known, as above."""
         weights, seen = self.weights, faces.detected
-        projected = self._project(self._points(told.shape, told.expression), told)
-        off = (projected - seen[..., :2]).abs().sum(-1) * self.heavy * 100
+        off = (self.seen(told) - seen[..., :2]).abs().sum(-1) * self.heavy * 100
+        if weights.outline_by_pose:
+            off = off * torch.lerp(torch.ones_like(off), self.shown(told.rotation), weights.outline_by_pose)
         calm = told.expression.mean() + 0.1 * (told.shape.square() * self.shape_weight).mean()
         losses = {
             "photographs: outline": weights.outline * off.mean(),
@@ -170,6 +200,21 @@ class EncoderLoss(nn.Module):
         }
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
+
+    def seen(self, told: Encoded) -> Tensor:
+        """Where the dense landmarks of the head that is told lie, (B,478,2), parts of the cut-out."""
+        return self._project(self._points(told.shape, told.expression), told)
+
+    def shown(self, rotation: Tensor) -> Tensor:
+        """Return how much heads turned so (B,3,3) show of each landmark, (B,478), mean 1. No gradient.
+
+        Where landmarks are hidden, their finder guesses. TEASER (Y. Liu et al., 2025) leaves out those of the
+        far side once a head is turned aside by more than some angle; here a weight falls smoothly as the skin
+        turns away, about any axis.
+        """
+        toward = -(rotation.detach()[:, 2] @ self.normals.T)
+        weight = torch.sigmoid(toward / _GRAZING)
+        return weight / weight.mean(dim=1, keepdim=True)
 
     def _apart(self, points: Tensor, truth: Tensor) -> Tensor:
         """How far landmarks (B,478,3) are apart, percent of the cut-out; depth counts a quarter."""
@@ -185,6 +230,19 @@ class EncoderLoss(nn.Module):
         """Weak perspective (B,478,2), parts of the cut-out."""
         turned = points @ told.rotation.mT
         return told.place[:, None, :2] + 0.5 + turned[..., :2] * (3 * (1 + told.place[:, None, 2:]))
+
+
+def _landmark_normals(head: HeadModel, points: Tensor) -> Tensor:
+    """Unit normals (478,3) of the mean head at its landmarks, ``points`` (478,3) m.
+
+    Those of neighbours are mixed in: in the corners of the mouth and along the lips' seam skin looks at skin,
+    and yet a camera ahead sees it.
+    """
+    embedding = head.embeddings["mediapipe478"]
+    normals = vertex_normals(head.v_template[None], head.faces)[0][head.faces[embedding.triangle]]
+    here = (normals * embedding.barycentric[..., None].to(normals)).sum(1)
+    near = torch.exp(-0.5 * (torch.cdist(points, points) / _NEAR).square())
+    return F.normalize(near @ here, dim=1)
 
 
 def _openings(points: Tensor) -> Tensor:

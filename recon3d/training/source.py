@@ -23,10 +23,12 @@ class Lot(NamedTuple):
     Attributes:
         faces: What is known of them.
         maps: (B,N) what the trunk sees of them, where that is remembered.
+        times: (B,) of clips: when each was seen, s from the first frame of its window.
     """
 
     faces: Faces
     maps: Tensor | None
+    times: Tensor | None = None
 
     def to(self, device: torch.device) -> Lot:
         """Move all to a device, the pictures only where they have to be looked at."""
@@ -35,7 +37,15 @@ class Lot(NamedTuple):
         }
         moved = {name: value.to(device, non_blocking=True) for name, value in kept.items()}
         faces = Faces(**({"images": self.faces.images} | moved))
-        return Lot(faces, None if self.maps is None else self.maps.to(device, non_blocking=True))
+        maps, times = (part if part is None else part.to(device, non_blocking=True) for part in self[1:])
+        return Lot(faces, maps, times)
+
+    def present(self) -> Lot:
+        """Leave out pictures without a face."""
+        here = self.faces.present
+        faces = Faces(**{name: column[here.to(column.device)] for name, column in vars(self.faces).items()})
+        maps, times = (part if part is None else part[here] for part in self[1:])
+        return Lot(faces, maps, times)
 
     def images(self) -> Tensor | None:
         """What the network reads where no maps are remembered: (B,3,256,256)."""
@@ -55,6 +65,7 @@ class Source:
         seed: Of their order.
         mirror: Turns every other lot, by chance, left for right.
         maps: What the trunk sees of them, if that is remembered.
+        window: Faces that stay together in a lot, in order: the frames of a window of a clip.
     """
 
     store: FaceStore
@@ -63,16 +74,18 @@ class Source:
     seed: tuple[int, ...]
     mirror: Mirror
     maps: RememberedMaps | None = None
+    window: int = 1
 
     def lots(self, step: int = 0) -> Iterator[Lot]:
         """Lots without end, from a step on."""
         number, round_ = 0, 0
         while True:
             rng = np.random.default_rng((*self.seed, round_))
-            for batch in batches(self.store, self.shards, self.batch, rng):
+            for batch in batches(self.store, self.shards, self.batch, rng, window=self.window):
                 flip = rng.random() < 0.5
                 if number >= step:
                     maps = None if self.maps is None else self.maps.of(batch, flipped=flip)
-                    yield Lot(self.mirror(batch.faces) if flip else batch.faces, maps)
+                    faces = self.mirror(batch.faces) if flip else batch.faces
+                    yield Lot(faces, maps, self.store.times(batch))
                 number += 1
             round_ += 1

@@ -10,6 +10,7 @@ turn, so that they do not agree on a secret.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,12 @@ from recon3d.errors import AssetError, InputError
 from recon3d.evaluation.synthetic import read_live_link
 from recon3d.files import atomic_path, make_folder
 from recon3d.fitting import LandmarkSolver, guess_from_encoder
-from recon3d.head import load_head
+from recon3d.head import HeadModel, load_head
 from recon3d.resources import resource_path
 from recon3d.synthesis.geometry import Heads, Pose
-from recon3d.synthesis.painter import FacePainter
-from recon3d.synthesis.weights import save_painter
+from recon3d.synthesis.painter import FacePainter, PainterConfig
+from recon3d.synthesis.weights import load_painter, save_painter
+from recon3d.training.clips import WINDOW
 from recon3d.training.config import OptimizerConfig, Stage2Config
 from recon3d.training.cycle import Likeness, SynthesisLoss, SynthesisNetwork, trunk_likeness
 from recon3d.training.data import TrainingData
@@ -45,6 +47,7 @@ from recon3d.training.perceptual import perceptual_distance, pretrained_perceptu
 from recon3d.training.perturb import perturbed
 from recon3d.training.run import Losses, Say, learn, open_fabric
 from recon3d.training.source import Lot, Source
+from recon3d.training.speech import mouth_motion
 from recon3d.training.stage1 import Score, score
 from recon3d.training.store import FaceStore, batches
 
@@ -75,7 +78,14 @@ class SynthesisScore:
 class Stage2:
     """One run."""
 
-    def __init__(self, config: Stage2Config, folder: Path, encoder: Path | None, say: Say = print) -> None:
+    def __init__(
+        self,
+        config: Stage2Config,
+        folder: Path,
+        encoder: Path | None,
+        say: Say = print,
+        painter: Path | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -83,9 +93,10 @@ class Stage2:
             folder: Of checkpoints, logs and weights.
             encoder: Weights to start from; None takes those that come with recon3d.
             say: Told where the run is.
+            painter: Weights to start from; None starts anew. Parts that they do not have start anew, too.
 
         Raises:
-            AssetError: The encoder's weights cannot be used.
+            AssetError: The encoder's or the painter's weights cannot be used.
             OutputError: The folder cannot be written to.
         """
         self.config, self.folder, self._say = config, make_folder(folder), say
@@ -94,6 +105,7 @@ class Stage2:
         share = config.share, config.share_most
         self.loss = SynthesisLoss(self.head, config.painter.size, config.losses, share, self._likeness())
         self._solver = LandmarkSolver(self.head)
+        self._painter = painter
         self._before = load_weights(encoder or resource_path(SHIPPED), self.head)
         recording = config.data.recording
         rows = read_live_link(recording).numpy() if recording else None
@@ -141,7 +153,7 @@ class Stage2:
         optimizer = _optimizer((network.painter, options.rate), decay=options.decay)
 
         def losses_of(model: nn.Module, lot: Lot, step: int) -> Losses:
-            return self._painting(network, lot.to(fabric.device))
+            return self._painting(network, lot.to(fabric.device).present())
 
         return learn(
             fabric, network, optimizer, options, faces.lots, losses_of, steps=_steps(faces, options),
@@ -152,17 +164,23 @@ class Stage2:
         """Let encoder and painter learn from each other; return the averaged weights."""
         options = self.config.learning
         faces, _ = self._faces(fabric, options.batch)
-        renders = self.data.renders(fabric, options.batch, self._before)
+        renders = self.data.renders(fabric, self.config.known, self._before)
+        clips = self._clips(fabric, options.batch)
         optimizer = _optimizer(
             (network.painter, options.rate), (network.encoder, self.config.encoder), decay=options.decay
         )
 
-        def lots(step: int) -> Iterator[tuple[Lot, Lot]]:
-            return zip(faces.lots(step), renders.lots(step), strict=False)
+        def lots(step: int) -> Iterator[tuple[Lot, Lot, Lot | None]]:
+            windows = itertools.repeat(None) if clips is None else clips.lots(step)
+            return zip(faces.lots(step), renders.lots(step), windows, strict=False)
 
-        def losses_of(model: nn.Module, both: tuple[Lot, Lot], step: int) -> Losses:
-            lot, known = (one.to(fabric.device) for one in both)
-            return self._losses(network, lot, known, step)
+        def losses_of(model: nn.Module, some: tuple[Lot, Lot, Lot | None], step: int) -> Losses:
+            lot, known = (one.to(fabric.device) for one in some[:2])
+            losses = self._losses(network, lot.present(), known, step)
+            if some[2] is not None:
+                more = self._mouth(network, some[2].to(fabric.device))
+                losses |= more | {"total": losses["total"] + torch.stack(list(more.values())).sum()}
+            return losses
 
         return learn(
             fabric, network, optimizer, options, lots, losses_of, steps=_steps(faces, options),
@@ -184,10 +202,14 @@ class Stage2:
         learnt = photographs.shards[:-1] or photographs.shards
         return replace(photographs, shards=learnt), (photographs.store, kept)
 
+    def _clips(self, fabric: Fabric, batch: int) -> Source | None:
+        """Where the mouth is watched; None if that does not count."""
+        return self.data.clips(fabric, batch, self._before) if self.config.losses.mouth else None
+
     def _network(self) -> SynthesisNetwork:
         encoder = copy.deepcopy(self._before).requires_grad_(True)
         precision = _PRECISIONS.get(self.config.learning.precision)
-        painter = FacePainter(self.config.painter)
+        painter = started_painter(self._painter, self.config.painter, self.head)
         network = SynthesisNetwork(encoder, pretrained_trunk(), painter, precision)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
@@ -209,8 +231,7 @@ class Stage2:
             heads = self._fitted(lot)
         losses, again = self.loss.reconstruct(network, pictures, points, heads)
         losses["total"] = torch.stack(list(losses.values())).sum()
-        shown = [pictures, again.scene.geometry, again.scene.shown, again.pictures]
-        return Losses(losses, lambda: _sheet(shown))
+        return Losses(losses, lambda: _sheet(again.columns()))
 
     @torch.no_grad()
     def _fitted(self, lot: Lot) -> Heads:
@@ -236,7 +257,7 @@ class Stage2:
         # In turn, as the cycle path: either needs the trunk's gradient, which takes long.
         maps = lot.maps if step % 2 else None
         losses, again = self.loss.reconstruct(network, pictures, points, heads, maps)
-        shown = [pictures, again.scene.geometry, again.scene.shown, again.pictures]
+        shown = again.columns()
         if weights.cycle:
             other = perturbed(
                 told.expression, self._sampler, np.random.default_rng((self.config.data.seed, step))
@@ -265,6 +286,19 @@ class Stage2:
             again: Encoded = network.encoder(None, known.faces.detected, known.maps)
             losses["truth"] = weights.truth * self._truth(again, known.faces)["total"]
         return losses
+
+    def _mouth(self, network: SynthesisNetwork, lot: Lot) -> dict[str, Tensor]:
+        """Losses of windows of clips, of which the encoder alone is asked."""
+        # Dropout, drawn anew for every frame, would move the mouth.
+        network.encoder.eval()
+        points, weight = lot.faces.detected, self.config.losses.mouth
+        assert lot.times is not None
+        dt = lot.times.unflatten(0, (-1, WINDOW)).diff(dim=1)
+        told: Encoded = network.encoder(None, points, lot.maps)
+        rest = told._replace(expression=torch.zeros_like(told.expression))
+        see = self._truth.seen
+        motion = mouth_motion(see(told), points, WINDOW, dt, see(rest))
+        return {"mouth: openings": weight * motion.openings, "mouth: velocities": weight * motion.velocities}
 
     @torch.no_grad()
     def score(self, network: SynthesisNetwork, store: FaceStore, shard: int = 0) -> SynthesisScore:
@@ -298,6 +332,26 @@ class Stage2:
         report |= {name: asdict(one) for name, one in read.items()}
         with atomic_path(self.folder / "scores.json") as path:
             path.write_text(json.dumps(report, indent=1))
+
+
+def started_painter(path: Path | None, config: PainterConfig, head: HeadModel) -> FacePainter:
+    """Return a painter of this configuration that starts from weights, as far as these have its parts.
+
+    Raises:
+        AssetError: The file is no painter, or one of other sizes.
+    """
+    painter = FacePainter(config)
+    if path is None:
+        return painter
+    known = load_painter(path, head)
+    if replace(known.config, tokens=config.tokens, outliers=config.outliers) != config:
+        raise AssetError(f"{path}: a painter of other sizes than the configuration's [painter]")
+    mine = painter.state_dict()
+    for name, value in known.state_dict().items():
+        if name in mine:  # what tells outliers is the last layer's last channels
+            count = min(len(value), len(mine[name]))
+            mine[name][:count] = value[:count]
+    return painter
 
 
 def _optimizer(*parts: tuple[nn.Module, float], decay: float) -> torch.optim.AdamW:

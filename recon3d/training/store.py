@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from recon3d.face._task import LANDMARKS, load_network
 from recon3d.files import atomic_path, make_folder
@@ -107,6 +108,10 @@ class FaceStore:
         }
         return Faces(**columns)
 
+    def times(self, batch: Batch) -> Tensor | None:
+        """Return when each face was seen, (B,) s; None where that means nothing."""
+        return None
+
     def write(self, number: int, faces: Faces) -> None:
         """Keep a shard.
 
@@ -150,15 +155,26 @@ class RenderStore(FaceStore):
 
 
 def batches(
-    store: FaceStore, shards: range, size: int, rng: np.random.Generator, *, together: int = 4
+    store: FaceStore,
+    shards: range,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    together: int = 4,
+    window: int = 1,
 ) -> Iterator[Batch]:
-    """Go once through shards in random order, ``together`` of them mixed, in batches of one size."""
+    """Go once through shards in random order, ``together`` of them mixed, in batches of one size.
+
+    Rows that make a ``window`` stay together and in order; a batch holds as many windows as fit into it.
+    """
+    fit = max(1, size // window)
     order = rng.permutation(np.array(shards))
     for start in range(0, len(order), together):
         opened = [store.shard(int(k)) for k in order[start : start + together]]
-        places = rng.permutation(len(opened) * store.size)
-        for rows in np.array_split(places, max(1, len(places) // size)):
-            lot, row = rows[:size] // store.size, rows[:size] % store.size
+        places = rng.permutation(len(opened) * store.size // window)
+        for some in np.array_split(places, max(1, len(places) // fit)):
+            rows = (some[:fit, None] * window + np.arange(window)).ravel()
+            lot, row = rows // store.size, rows % store.size
             yield Batch(_gather(opened, lot, row), order[start + lot], row)
 
 
