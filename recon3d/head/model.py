@@ -187,6 +187,14 @@ class HeadModel(nn.Module):
         joints = torch.einsum("bjik,bjk->bji", rotation, rest) + translation
         return HeadOutput(posed, joints)
 
+    def within(self, *names: str) -> Tensor:
+        """Tell which vertices belong to any of some regions, (V,) bool; one it does not have holds none."""
+        inside = torch.zeros(self.num_vertices, dtype=torch.bool)
+        for name in names:
+            if name in self.regions:
+                inside |= torch.from_numpy(self.regions[name])
+        return inside
+
     def landmarks(self, vertices: Tensor, name: str) -> Tensor:
         """Return the surface points of an embedding: (B, V, 3) vertices to (B, N, 3)."""
         embedding = self.embeddings[name]

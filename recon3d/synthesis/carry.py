@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recon3d.render.rasterize import Fragments, blend, rasterize, seen
+from recon3d.render.rasterize import blend, rasterize, seen
 
 #: Depth beyond the surface from which on a point counts as hidden, in parts of the cut-out's side.
 _BEHIND = 0.006
@@ -14,27 +14,35 @@ _BEHIND = 0.006
 _STRETCHED = 0.2
 #: Width of the border over which what was seen fades into what was not, in parts of the side.
 _FADE = 0.012
+#: How far around the head the picture is drawn along with it, in parts of the side, and how large the
+#: picture is on which that is worked out, px.
+_AROUND, _COARSE = 0.06, 128
 
 
 class Carrier:
     """Tells where in a photograph the surface was that is seen at a pixel now."""
 
-    def __init__(self, own: Tensor, faces: Tensor, size: int) -> None:
+    def __init__(self, own: Tensor, faces: Tensor, size: int, inside: Tensor, skull: Tensor) -> None:
         """Look at the head as it is on the photograph.
 
         Args:
             own: (V,3) its vertices, x and y px of a picture of ``size`` px, depth in parts of its side.
             faces: (F,3).
             size: Of the pictures.
+            inside: (F,) bool: triangles within the mouth. Teeth that are seen between lips are the upper
+                ones: they stay with the skull, whatever the mesh takes them for.
+            skull: (V,) bool: vertices that move with the skull, and hardly else.
         """
         self._own, self._faces, self._size = own[None], faces, size
+        self._inside, self._skull = inside, skull
         self._fragments = rasterize(self._own, faces, (size, size))
+        self._was_inside = inside[self._fragments.triangle.clamp_min(0)] & self._fragments.mask
 
     def carry(self, layers: Tensor, moved: Tensor) -> Tensor:
         """Move layers of the photograph along with the head.
 
-        What lies beside the head stays. What the photograph does not show, or what the head uncovers where
-        it was, is zero.
+        What lies close beside the head is drawn along, less the farther it is. What the photograph does not
+        show of the head is zero.
 
         Args:
             layers: (C,S,S) of the photograph.
@@ -44,40 +52,83 @@ class Carrier:
             (B,C,S,S).
         """
         batch, size = len(moved), self._size
+        offsets, drawn, shown = self._offsets(moved)
+        offsets = torch.where(drawn, offsets, _around(offsets, drawn))
+        axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size
+        here = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
+        grid = (here + offsets).movedim(1, -1) * 2 - 1
+        there = F.grid_sample(
+            layers.expand(batch, -1, -1, -1), grid, padding_mode="border", align_corners=False
+        )
+        return there * _faded(shown, max(1, round(_FADE * size)))
+
+    def _offsets(self, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From where to where, (B,2,S,S) in parts of the side; where heads are drawn; how far that was seen.
+
+        The latter two are (B,1,S,S), bool and [0,1].
+        """
+        size = self._size
         fragments = rasterize(moved, self._faces, (size, size))
-        places, shown = self._places(fragments, self._unstretched(moved))
-        soft = _faded(shown[:, None], max(1, round(_FADE * size)))
-        grid = (places / size) * 2 - 1
-        there = F.grid_sample(layers.expand(batch, -1, -1, -1), grid, align_corners=False)
-        return there * soft
+        where, triangle, weights = seen(fragments)
+        image = where // (size * size)
+        pixel = where - image * size * size
+        here = torch.stack((pixel % size, pixel // size), dim=1) + 0.5
+        inside = self._inside[triangle]
+        with_skull = here - self._skull_moves(moved)[image]
+        along = blend(self._own, self._faces, triangle, weights)
+        before = torch.where(inside[:, None], with_skull, along[:, :2])
+        told = self._was_seen(along) * self._unstretched(moved)[image, triangle]
+        offsets, shown = torch.zeros(len(moved) * size * size, 2), torch.ones(len(moved) * size * size)
+        offsets[where] = (before - here) / size
+        shown[where] = torch.where(inside, self._was_mouth(with_skull), told)
+        offsets = offsets.view(-1, size, size, 2).movedim(-1, 1)
+        return offsets, fragments.mask[:, None], shown.view(-1, 1, size, size)
+
+    def _skull_moves(self, moved: Tensor) -> Tensor:
+        """How far the skull is from where it was, (B,2) px."""
+        return (moved - self._own)[:, self._skull, :2].median(dim=1).values
 
     def _unstretched(self, moved: Tensor) -> Tensor:
-        """(B,F) in [0,1]: how much of the triangles the photograph shows: a lid that closes was a fold."""
+        """(B,F) in [0,1]: how much of the triangles the photograph tells: a lid that closes was a fold."""
         before, now = (_areas(vertices, self._faces) for vertices in (self._own, moved))
         ratio = before * now.sign() / now.abs().clamp_min(1e-6)
         return (ratio / _STRETCHED - 1).clamp(0, 1)
 
-    def _places(self, fragments: Fragments, unstretched: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each pixel was, (B,S,S,2) px, and how far it was seen there, (B,S,S) in [0,1]."""
-        batch, size = len(fragments.triangle), self._size
-        axis = torch.arange(size, dtype=torch.float32) + 0.5
-        here = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-        places = here.expand(batch, -1, -1, -1).reshape(-1, 2).clone()
-        shown = (~self._fragments.mask).float().expand(batch, -1, -1).reshape(-1).clone()
-        where, triangle, weights = seen(fragments)
-        before = blend(self._own, self._faces, triangle, weights, torch.zeros_like(triangle))
-        places[where] = before[:, :2]
-        image = where // (size * size)
-        shown[where] = self._was_seen(before) * unstretched[image, triangle]
-        return places.view(batch, size, size, 2), shown.view(batch, size, size)
+    def _was_mouth(self, points: Tensor) -> Tensor:
+        """1 where the photograph shows the inside of the mouth at points (n,2), else 0."""
+        pixel, inside = self._pixel(points)
+        return (inside & self._was_inside.reshape(-1)[pixel]).float()
 
     def _was_seen(self, points: Tensor) -> Tensor:
         """Tell which points (n,3) of the head the photograph shows."""
-        x, y = points[:, 0].floor().long(), points[:, 1].floor().long()
-        inside = (x >= 0) & (x < self._size) & (y >= 0) & (y < self._size)
-        pixel = y.clamp(0, self._size - 1) * self._size + x.clamp(0, self._size - 1)
+        pixel, inside = self._pixel(points)
         depth = self._fragments.depth.reshape(-1)[pixel]
         return inside & ((depth <= 0) | (points[:, 2] <= depth + _BEHIND))
+
+    def _pixel(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat index of the pixels that points (n,2 or 3) lie in, and whether they lie in the picture."""
+        x, y = points[:, 0].floor().long(), points[:, 1].floor().long()
+        inside = (x >= 0) & (x < self._size) & (y >= 0) & (y < self._size)
+        return y.clamp(0, self._size - 1) * self._size + x.clamp(0, self._size - 1), inside
+
+
+def _around(offsets: Tensor, drawn: Tensor) -> Tensor:
+    """Offsets (B,2,S,S) beside heads, drawn (B,1,S,S) bool: their nearest ones, falling off to zero."""
+    size = offsets.shape[-1]
+    small = min(size, _COARSE)
+    reach = max(1, round(_AROUND * small))
+    cover = F.interpolate(drawn.to(offsets), (small, small), mode="area")
+    field = F.interpolate(offsets * drawn, (small, small), mode="area")
+    near, known, fall = field, cover, cover
+    for _ in range(reach):  # one pixel farther at a time
+        wider_known = F.avg_pool2d(F.pad(known, (1,) * 4), 3, stride=1)
+        wider = F.avg_pool2d(F.pad(near, (1,) * 4), 3, stride=1)
+        new = (known <= 0) & (wider_known > 0)
+        near, known = torch.where(new, wider, near), torch.where(new, wider_known, known)
+        fall = fall + (known > 0).to(fall)
+    mean = near / known.clamp_min(1e-6)
+    spread = mean * (fall / (reach + 1)).clamp(0, 1)
+    return F.interpolate(spread, (size, size), mode="bilinear", align_corners=False)
 
 
 def _areas(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -163,10 +163,7 @@ def _scale(pose: Pose) -> Tensor:
 
 def _face_only(head: HeadModel) -> Tensor:
     """Triangles without a corner on scalp, ears or neck."""
-    away = torch.zeros(head.num_vertices, dtype=torch.bool)
-    for name in ("scalp", "ears", "neck"):
-        if name in head.regions:
-            away |= torch.from_numpy(head.regions[name])
+    away = head.within("scalp", "ears", "neck")
     return head.faces[~away[head.faces].any(1)]
 
 

@@ -42,6 +42,7 @@ LARGEST = 1024
 LARGEST_IN_CLIPS = 512
 #: Difference, sRGB, by which the painter is half wrong about the face as it is.
 _WRONG = 0.12
+_MOUTH = ("mouth_inside", "teeth", "tongue")
 #: Of the choice of pixels: the same photograph is painted the same way every time.
 _SEED = 0
 
@@ -108,7 +109,7 @@ class Repainter:
             painted = _resized(self._paint(scene), size)[0]
             belief = _belief(given, painted)
             layers = torch.cat((given, belief, belief * painted, torch.ones_like(belief)))
-            carrier = Carrier(self._pixels(own, size)[0], self._scenes.painter.faces, size)
+            carrier = self._carrier(own, size)
         return Portrait(frame, capture, region, photograph, given, layers, carrier)
 
     @torch.inference_mode()
@@ -158,6 +159,12 @@ class Repainter:
         posed = self.head(shape, torch.from_numpy(expressions), torch.from_numpy(pose))
         seen: Tensor = posed.vertices + torch.from_numpy(capture.translation[row])
         return seen
+
+    def _carrier(self, own: Tensor, size: int) -> Carrier:
+        """What carries over pixels of a head (1,V,3) of ``in_cut_out``."""
+        faces = self._scenes.painter.faces
+        inside = self.head.within(*_MOUTH)[faces].all(1)
+        return Carrier(self._pixels(own, size)[0], faces, size, inside, self.head.within("nose"))
 
     def _pixels(self, vertices: Tensor, size: int) -> Tensor:
         """Heads of ``in_cut_out`` in a picture of ``size`` px, (B,V,3)."""

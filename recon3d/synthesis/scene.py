@@ -67,7 +67,7 @@ class SceneBuilder:
                 are of the teeth or the eye beside.
         """
         self.painter = GeometryPainter(head, size)
-        self._telling = _telling(head)[self.painter.faces].any(1)
+        self._telling = head.within(*_TELLING)[self.painter.faces].any(1)
         self._odds = triangle_odds(head, self.painter.faces)
         if not telling:
             self._odds = self._odds * ~self._telling
@@ -114,12 +114,3 @@ class SceneBuilder:
         around = photograph.pictures * (1 - hidden)
         shown, known = around + colors * hidden * here, torch.maximum(1 - hidden, here)
         return Scene(geometry, shown, known, hidden, photograph.pictures)
-
-
-def _telling(head: HeadModel) -> Tensor:
-    """(V,) bool: vertices of eyes and mouth."""
-    told = torch.zeros(head.num_vertices, dtype=torch.bool)
-    for name in _TELLING:
-        if name in head.regions:
-            told |= torch.from_numpy(head.regions[name])
-    return told
