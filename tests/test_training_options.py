@@ -30,7 +30,7 @@ from recon3d.training.config import EncoderConfig, Stage2Config, read_stage2_con
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.losses import EncoderLoss, LossWeights, SynthesisWeights
 from recon3d.training.outliers import doubted
-from recon3d.training.stage2 import Stage2
+from recon3d.training.stage2 import Stage2, started_painter
 from recon3d.training.synthetic import Faces
 
 SMALL = PainterConfig(size=SIZE, width=16, levels=2)
@@ -294,4 +294,32 @@ def test_options_are_switched_on_in_the_configuration(tmp_path: Path) -> None:
         read_stage2_config(path)
     path.write_text("[painter]\ntokens = -1\n")
     with pytest.raises(InputError, match="tokens must not be negative"):
+        read_stage2_config(path)
+
+
+def test_a_painter_may_start_from_one_that_lacks_what_is_new(head: HeadModel, tmp_path: Path) -> None:
+    plain, more = PainterConfig(size=32, width=16, levels=1), {"tokens": 4, "outliers": True}
+    known = FacePainter(plain).eval()
+    save_painter(tmp_path / "plain.safetensors", known, head)
+    started = started_painter(tmp_path / "plain.safetensors", replace(plain, **more), head).eval()  # type: ignore[arg-type]
+    scene = (torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32))
+    with torch.no_grad():
+        wanted, found = known(*scene), started(*scene, torch.rand(1, 3, 32, 32))
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)  # kept in half precision
+    with pytest.raises(AssetError, match="a painter of other sizes"):
+        started_painter(tmp_path / "plain.safetensors", replace(plain, width=24), head)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[painter]\nsize = 100", r"\[painter\]: a painter's size must be a multiple of 16: 96, not 100"),
+        ("share = 0.3\nshare_most = 0.2", "0 < share <= share_most <= 1 must hold"),
+        ("[losses]\noutlier_share = 2.0", "0 < outlier_share < 1"),
+    ],
+)
+def test_values_that_cannot_be_are_told_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
         read_stage2_config(path)
