@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Literal
 
 from recon3d.conventions import ARKIT_NAMES
+
+#: Columns of a table that no terminal shows.
+_WIDE = 220
 
 
 def run_evaluate(
@@ -41,7 +45,8 @@ def run_evaluate(
     table = Table(*columns)
     for row in rows:
         table.add_row(*(_shown(row.get(column)) for column in columns))
-    Console().print(table)
+    # Into a file or a pipe it is not cut to the width of a terminal that is not there.
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def _shown(value: object) -> str:
