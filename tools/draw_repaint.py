@@ -101,15 +101,17 @@ def _telling_moments(rows: Floats) -> npt.NDArray[np.int64]:
 def _close(picture: Pixels, portrait: Portrait) -> Pixels:
     """The face and a little around it."""
     region, reach = portrait.region, portrait.region.width * 0.55
-    box = (region.x - reach, region.y - reach, region.x + reach, region.y + reach)
-    close = Image.fromarray(picture).crop(tuple(round(v) for v in box))
+    left, top = round(region.x - reach), round(region.y - reach)
+    right, bottom = round(region.x + reach), round(region.y + reach)
+    close = Image.fromarray(picture).crop((left, top, right, bottom))
     return np.asarray(close.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
 
 
 def _photos(paths: list[Path]) -> list[Photo]:
     if paths:
         return [read_image(path) for path in paths]
-    return [Photo(skimage.data.astronaut()), Photo(_synthetic())]
+    astronaut = Photo(skimage.data.astronaut())  # type: ignore[no-untyped-call]
+    return [astronaut, Photo(_synthetic())]
 
 
 def _synthetic() -> Pixels:
