@@ -86,16 +86,15 @@ class Repainter:
         self._scenes = SceneBuilder(head, painter.config.size, (_SHARE, _SHARE), telling=False)
 
     @torch.inference_mode()
-    def portrait(self, frame: Pixels, capture: Capture, row: int = 0) -> Portrait:
+    def portrait(self, frame: Pixels, capture: Capture) -> Portrait:
         """Take a photograph apart.
 
         Args:
             frame: (H,W,3) uint8 sRGB.
             capture: One of its faces.
-            row: Of the capture, for a frame of a clip.
         """
         with one_thread():
-            seen = self._seen(capture, capture.expression[row : row + 1], capture.pose[row : row + 1], row)
+            seen = self._seen(capture, capture.expression[:1], capture.pose[:1])
             marks = self.head.landmarks(_projected(capture, seen), "mediapipe478")[0, :, :2]
             region = face_region(marks.numpy())
             own = in_cut_out(seen, capture.focal, capture.principal, region)
@@ -153,11 +152,11 @@ class Repainter:
         painted: Tensor = self._painter(scene.geometry, scene.shown, scene.known, scene.appearance)
         return painted
 
-    def _seen(self, capture: Capture, expressions: Floats, pose: Floats, row: int = 0) -> Tensor:
+    def _seen(self, capture: Capture, expressions: Floats, pose: Floats) -> Tensor:
         """Heads before the camera, (B,V,3) m."""
         shape = torch.from_numpy(capture.shape).expand(len(expressions), -1)
         posed = self.head(shape, torch.from_numpy(expressions), torch.from_numpy(pose))
-        seen: Tensor = posed.vertices + torch.from_numpy(capture.translation[row])
+        seen: Tensor = posed.vertices + torch.from_numpy(capture.translation[0])
         return seen
 
     def _carrier(self, own: Tensor, size: int) -> Carrier:
