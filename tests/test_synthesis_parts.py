@@ -9,6 +9,7 @@ from torch import Tensor
 from recon3d.conventions import ARKIT_NAMES, FRONTAL
 from recon3d.head import HeadModel
 from recon3d.render.shading import RenderOutput
+from recon3d.synthesis._pools import averaged, narrowed, widened
 from recon3d.synthesis.geometry import GeometryPainter, Heads, Pose
 from recon3d.synthesis.mask import face_mask
 from recon3d.synthesis.painter import FacePainter, PainterConfig
@@ -165,3 +166,12 @@ def test_the_painter_learns_a_picture_from_its_geometry(painter: GeometryPainter
 def test_sizes_that_cannot_be_are_refused(sizes: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         PainterConfig(**sizes)
+
+
+@pytest.mark.parametrize("reach", [1, 4])
+def test_pools_are_torch_s_own(reach: int) -> None:
+    maps = torch.rand(2, 3, 20, 31, generator=torch.Generator().manual_seed(0))
+    size, edge = 2 * reach + 1, reach
+    torch.testing.assert_close(averaged(maps, reach), torch.nn.functional.avg_pool2d(maps, size, 1, edge))
+    assert torch.equal(widened(maps, reach), torch.nn.functional.max_pool2d(maps, size, 1, edge))
+    assert torch.equal(narrowed(maps, reach), -torch.nn.functional.max_pool2d(-maps, size, 1, edge))

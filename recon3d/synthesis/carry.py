@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recon3d.render.rasterize import blend, rasterize, seen
+from recon3d.synthesis._pools import averaged
 
 #: Depth beyond the surface from which on a point counts as hidden, in parts of the cut-out's side.
 _BEHIND = 0.006
@@ -118,16 +119,15 @@ def _around(offsets: Tensor, drawn: Tensor) -> Tensor:
     small = min(size, _COARSE)
     reach = max(1, round(_AROUND * small))
     cover = F.interpolate(drawn.to(offsets), (small, small), mode="area")
-    field = F.interpolate(offsets * drawn, (small, small), mode="area")
-    near, known, fall = field, cover, cover
+    known = (cover > 0).to(offsets)
+    near = F.interpolate(offsets * drawn, (small, small), mode="area") / cover.clamp_min(1e-6)
+    fall = known
     for _ in range(reach):  # one pixel farther at a time
-        wider_known = F.avg_pool2d(F.pad(known, (1,) * 4), 3, stride=1)
-        wider = F.avg_pool2d(F.pad(near, (1,) * 4), 3, stride=1)
-        new = (known <= 0) & (wider_known > 0)
-        near, known = torch.where(new, wider, near), torch.where(new, wider_known, known)
-        fall = fall + (known > 0).to(fall)
-    mean = near / known.clamp_min(1e-6)
-    spread = mean * (fall / (reach + 1)).clamp(0, 1)
+        wider = averaged(known, 1)
+        mean = averaged(near * known, 1) / wider.clamp_min(1e-6)
+        near, known = torch.where(known > 0, near, mean), (wider > 0).to(offsets)
+        fall = fall + known
+    spread = near * (fall / (reach + 1))
     return F.interpolate(spread, (size, size), mode="bilinear", align_corners=False)
 
 
@@ -140,5 +140,5 @@ def _areas(vertices: Tensor, faces: Tensor) -> Tensor:
 
 def _faded(mask: Tensor, reach: int) -> Tensor:
     """Soften a mask (B,1,S,S) inward, down to a half at its edge: an eye is hardly wider than the border."""
-    mean = F.avg_pool2d(F.pad(mask, (reach,) * 4, mode="replicate"), 2 * reach + 1, stride=1)
-    return mean * mask
+    wide = averaged(F.pad(mask, (reach,) * 4, mode="replicate"), reach)
+    return wide[..., reach:-reach, reach:-reach] * mask

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from recon3d.synthesis._pools import widened
 
 #: Directions in which the hull is bounded.
 _DIRECTIONS = 32
@@ -26,7 +27,7 @@ def face_mask(points: Tensor, drawn: Tensor, margin: float = 0.03) -> Tensor:
     size = drawn.shape[-1]
     reach = max(1, round(margin * size))
     covered = _hull(points, size, margin) | drawn[:, None]
-    wide = F.max_pool2d(covered.to(points.dtype), 2 * reach + 1, stride=1, padding=reach)
+    wide = widened(covered.to(points.dtype), reach)
     return torch.maximum(wide, _hull(points, size, 2 * margin).to(points.dtype))
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recon3d.face._crop import Region
+from recon3d.synthesis._pools import averaged, narrowed
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -72,9 +73,7 @@ def paste(frame: Pixels, region: Region, change: Tensor, mask: Tensor) -> Pixels
 def feathered(mask: Tensor) -> Tensor:
     """Soften a mask (1,S,S) inward."""
     reach = max(1, round(_FEATHER * mask.shape[-1] / 2))
-    inner = -F.max_pool2d(-mask[None], 2 * reach + 1, stride=1, padding=reach)
-    smooth = F.avg_pool2d(F.pad(inner, (reach,) * 4), 2 * reach + 1, stride=1)
-    return smooth[0] * mask
+    return averaged(narrowed(mask[None], reach), reach)[0] * mask
 
 
 def _span(places: Tensor, length: int) -> tuple[int, int]:
