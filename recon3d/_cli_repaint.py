@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-#: The neural renderer that comes with recon3d.
-SHIPPED = "assets/painter.safetensors"
 #: Endings of clips.
 _CLIPS = (".mp4",)
 
@@ -102,7 +100,7 @@ class _Studio:
     def repainter(self) -> Repainter:
         from recon3d.resources import resource_path
         from recon3d.synthesis.repaint import LARGEST, LARGEST_IN_CLIPS, Repainter
-        from recon3d.synthesis.weights import load_painter
+        from recon3d.synthesis.weights import SHIPPED, load_painter
 
         painter = load_painter(self._settings.painter or resource_path(SHIPPED), self.head)
         return Repainter(self.head, painter, LARGEST_IN_CLIPS if self._settings.is_clip else LARGEST)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recon3d.errors import InputError
+
 if TYPE_CHECKING:
     from recon3d.capture import Capture
     from recon3d.head import HeadModel
@@ -36,7 +38,12 @@ def read_take(path: str | Path, head: HeadModel, *, announce: Callable[[str], No
             return _reconstructed(Path(path), head, announce)
     from recon3d.capture import Capture
 
-    return Capture.load(path)
+    try:
+        return Capture.load(path)
+    except InputError as error:
+        if announce is None or not str(error).endswith("not a capture file"):
+            raise
+        raise InputError(f"{error}; give a clip, a capture.npz, or a Live Link Face .csv") from error
 
 
 def _reconstructed(path: Path, head: HeadModel, announce: Callable[[str], None]) -> Capture:

@@ -171,8 +171,10 @@ def test_drivers_that_cannot_be_used(photo: Path, driver: Path, tmp_path: Path) 
     lost = replace(Capture.load(driver), tracked=np.zeros(10, bool))
     lost.save(tmp_path / "lost.npz")
     (tmp_path / "noise.npz").write_bytes(b"PK no capture")
+    (tmp_path / "photo.jpg").write_bytes(photo.read_bytes())
     settings, quiet = RepaintSettings(tmp_path / "x.mp4"), Reporter(quiet=True)
     wanted = {"wall.mp4": "no face", "lost.npz": "no frame of it shows", "noise.npz": "noise"}
+    wanted["photo.jpg"] = "give a clip, a capture.npz, or a Live Link Face .csv"
     for name, said in wanted.items():
         with pytest.raises((InputError, NoFaceError), match=said):
             run_reenact(photo, tmp_path / name, Performance(), settings, quiet)

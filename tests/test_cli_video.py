@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from av.audio.frame import AudioFrame
 from face_clips import face_frames, face_picture, pair_frames, wall_frames, write_clip
 from glb_reader import Glb
 from PIL import Image
+from small_disk import files_of_at_most
 from test_cli import SCRIPT, Run, recon3d
 from test_stream import Receiver, values
 from test_video_io import TURNS, set_display_matrix
@@ -603,19 +603,8 @@ def test_a_file_is_in_the_way(folder: Path, tmp_path: Path, place: str) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Stands in for a full disk, at a place that is known."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_while_tracking(folder: Path, tmp_path: Path) -> None:
-    with largest_file(20_000):
+    with files_of_at_most(20_000):
         done = here("video", folder / "eve.mp4", "--out", tmp_path / "out", *CURVES)
     assert (done.status, done.out) == (1, "")
     file = tmp_path / "out" / "eve" / "seen-00000.npz"
@@ -625,7 +614,7 @@ def test_a_full_disk_while_tracking(folder: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_while_writing_keeps_what_was_seen(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with largest_file(1_000_000):
+    with files_of_at_most(1_000_000):
         done = here("video", folder / "eve.mp4", "--out", out, "-f", "livelink,glb")
     assert (done.status, done.out) == (1, "")
     file = out / "eve" / "animation.glb"

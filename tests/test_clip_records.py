@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from face_clips import face_frames, pair_frames, wall_frames, write_clip
+from small_disk import files_of_at_most
 
 import recon3d.observe
 from recon3d._records import CHUNK, Chunk, Records
@@ -204,21 +203,10 @@ def test_a_cut_off_file_is_no_chunk_wherever_it_ends(tmp_path: Path) -> None:
         assert Records(tmp_path).count == 0
 
 
-@contextmanager
-def small_files(limit: int) -> Iterator[None]:
-    """No file can grow larger, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     chunks = written(tmp_path, 2)
     records = Records(tmp_path)
-    with small_files(4000), pytest.raises(OutputError) as error:
+    with files_of_at_most(4000), pytest.raises(OutputError) as error:
         records.append(chunk(10))
     assert len(str(error.value).splitlines()) == 1
     assert (records.count, records.frames) == (2, 10)

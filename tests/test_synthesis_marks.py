@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from small_disk import files_of_at_most
 
 from recon3d._version import __version__
 from recon3d.errors import InputError, OutputError, UsageError
@@ -77,18 +76,6 @@ def xmp(inside: str) -> bytes:
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:i="{IPTC[1:-1]}" xmlns:r="{RDF[1:-1]}">'
         f"<r:RDF>{inside}</r:RDF></x:xmpmeta>"
     ).encode()
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """The system refuses to let any file grow beyond, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("name", NAMES)

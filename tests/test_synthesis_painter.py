@@ -13,7 +13,7 @@ from recon3d.resources import resource_path
 from recon3d.synthesis.geometry import Heads, Pose
 from recon3d.synthesis.painter import FacePainter
 from recon3d.synthesis.scene import Photograph, Scene, SceneBuilder
-from recon3d.synthesis.weights import load_painter
+from recon3d.synthesis.weights import SHIPPED, load_painter
 from recon3d.training.expressions import ExpressionSampler
 from recon3d.training.landmark_weights import pretrained_trunk
 from recon3d.training.synthetic import TRAINING, Faces, SyntheticFaces
@@ -21,7 +21,7 @@ from recon3d.training.synthetic import TRAINING, Faces, SyntheticFaces
 
 @pytest.fixture(scope="module")
 def painter(head: HeadModel) -> FacePainter:
-    return load_painter(resource_path("assets/painter.safetensors"), head)
+    return load_painter(resource_path(SHIPPED), head)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from recon3d.synthesis.geometry import GeometryPainter, in_cut_out
 from recon3d.synthesis.motion import driven_expressions, driven_pose, there_and_back
 from recon3d.synthesis.repaint import Portrait, Repainter
 from recon3d.synthesis.wanted import wanted_expression
-from recon3d.synthesis.weights import load_painter
+from recon3d.synthesis.weights import SHIPPED, load_painter
 
 ASTRONAUT = skimage.data.astronaut()
 
@@ -33,7 +33,7 @@ def capture() -> Capture:
 
 @pytest.fixture(scope="module")
 def repainter(head: HeadModel) -> Repainter:
-    return Repainter(head, load_painter(resource_path("assets/painter.safetensors"), head))
+    return Repainter(head, load_painter(resource_path(SHIPPED), head))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import pytest
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 from PIL import Image
+from small_disk import files_of_at_most
 
 from recon3d.errors import InputError, OutputError, UsageError
 from recon3d.media import _decode, _encode
@@ -732,13 +733,9 @@ def test_nothing_is_left_of_a_video_that_failed(tmp_path: Path, plain: Path) -> 
 def test_a_full_disk_is_one_line(tmp_path: Path, limit: int) -> None:
     """A limit on file sizes stands in for the disk: it, too, fails in the middle of a write."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        with pytest.raises(OutputError, match=r"out\.mp4: cannot be written \(File too large\)"):
-            write_video(tmp_path / "out.mp4", [(np.roll(noise, k, 0), k / 25) for k in range(200)], crf=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused = pytest.raises(OutputError, match=r"out\.mp4: cannot be written \(File too large\)")
+    with files_of_at_most(limit), refused:
+        write_video(tmp_path / "out.mp4", [(np.roll(noise, k, 0), k / 25) for k in range(200)], crf=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,6 +35,7 @@ from recon3d.media.image import read_image
 from recon3d.media.video import VideoWriter
 from recon3d.pipeline import Reconstructor
 from recon3d.resources import resource_path
+from recon3d.synthesis import weights
 from recon3d.synthesis.geometry import Heads
 from recon3d.synthesis.motion import driven_expressions
 from recon3d.synthesis.repaint import LARGEST_IN_CLIPS, Repainter
@@ -50,7 +51,6 @@ from recon3d.training.photographs import PhotographStore
 
 Report = dict[str, Any]
 _COUNT, _BATCH = 300, 20
-PAINTER = "assets/painter.safetensors"
 
 
 @torch.inference_mode()
@@ -142,7 +142,7 @@ def main() -> None:
     reenacted.add_argument("source", type=Path)
     reenacted.add_argument("drivers", type=Path, nargs="+")
     for one in (painted, reenacted):
-        one.add_argument("--painter", type=Path, default=resource_path(PAINTER))
+        one.add_argument("--painter", type=Path, default=resource_path(weights.SHIPPED))
     given = parser.parse_args()
     if given.what == "painted":
         report = bench_painted(given.data, given.painter, given.encoder)

@@ -31,7 +31,7 @@ from recon3d.synthesis.geometry import GeometryPainter, Heads, Pose
 from recon3d.synthesis.motion import driven_expressions
 from recon3d.synthesis.repaint import Portrait, Repainter
 from recon3d.synthesis.wanted import wanted_expression
-from recon3d.synthesis.weights import load_painter
+from recon3d.synthesis.weights import SHIPPED, load_painter
 from recon3d.training.expressions import ExpressionSampler
 from recon3d.training.synthetic import TRAINING, SyntheticFaces
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="*")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--driver", type=Path, action="append", default=[])
-    parser.add_argument("--painter", type=Path, default=resource_path("assets/painter.safetensors"))
+    parser.add_argument("--painter", type=Path, default=resource_path(SHIPPED))
     options = parser.parse_args()
     torch.set_num_threads(1)
     sheet = Sheet(options.painter)

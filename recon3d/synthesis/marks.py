@@ -202,22 +202,14 @@ def _options(kind: str, what: str) -> dict[str, Any]:
     exif[_DESCRIPTION_TAG], exif[_SOFTWARE_TAG] = line, _SOFTWARE
     if kind == "PNG":
         return {"exif": exif, "pnginfo": _png_text(packet)}
-    if kind == "WEBP":
-        return {"exif": exif, "xmp": packet, "quality": 95}
-    # Pillow before 11 leaves out ``xmp`` of a JPEG without a word; it has always written ``extra``.
-    return {"exif": exif, "extra": _jpeg_segment(packet), "quality": 95, "subsampling": 0}
+    options: dict[str, Any] = {"exif": exif, "xmp": packet, "quality": 95}
+    return options if kind == "WEBP" else options | {"subsampling": 0}
 
 
 def _png_text(packet: bytes) -> PngInfo:
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", packet)  # not compressed, as XMP specification part 3 has it
     return info
-
-
-def _jpeg_segment(packet: bytes) -> bytes:
-    """Return the APP1 segment for a packet (XMP specification part 3, JPEG)."""
-    body = b"http://ns.adobe.com/xap/1.0/\0" + packet
-    return b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body
 
 
 def _packet(what: str) -> bytes:

@@ -76,25 +76,30 @@ class TrainingData:
 
     def photographs(self, fabric: Fabric, batch: int, remember: EncoderNetwork | None) -> Source | None:
         """Return the photographs of this process, as ``renders``; None if there are none."""
-        config = self._config
-        if not config.photographs:
-            return None
-        store = PhotographStore(Path(config.folder), config.photographs, self._head.num_shape, config.shard)
-        if fabric.is_global_zero:
-            store.make(self._say)
-        fabric.barrier()
-        return self._source(fabric, store, store.make(), batch, remember)
+        return self._found(PhotographStore, self._config.photographs, fabric, batch, remember)
 
     def clips(self, fabric: Fabric, batch: int, remember: EncoderNetwork | None) -> Source | None:
         """Return the frames of clips of this process, as ``renders``, in whole windows; None if none."""
-        config = self._config
-        if not config.clips:
+        return self._found(ClipStore, self._config.clips, fabric, batch, remember, WINDOW)
+
+    def _found(
+        self,
+        kind: type[PhotographStore] | type[ClipStore],
+        places: tuple[str, ...],
+        fabric: Fabric,
+        batch: int,
+        remember: EncoderNetwork | None,
+        window: int = 1,
+    ) -> Source | None:
+        """Return faces that are looked for in files; None if none are named."""
+        if not places:
             return None
-        store = ClipStore(Path(config.folder), config.clips, self._head.num_shape, config.shard)
+        config = self._config
+        store = kind(Path(config.folder), places, self._head.num_shape, config.shard)
         if fabric.is_global_zero:
             store.make(self._say)
         fabric.barrier()
-        return self._source(fabric, store, store.make(), batch, remember, WINDOW)
+        return self._source(fabric, store, store.make(), batch, remember, window)
 
     def _source(
         self,

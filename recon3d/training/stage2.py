@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,6 @@ class Stage2:
         torch.manual_seed(config.data.seed)
         network = self._network()
         self._before.to(fabric.device)
-        self._truth = self._encoder_loss(fabric.device)
         if config.painting.passes and config.painting.minutes:
             network.load_state_dict(self._paint(fabric, network))
         if config.learning.passes and config.learning.minutes:
@@ -214,10 +214,12 @@ class Stage2:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
-    def _encoder_loss(self, device: torch.device) -> EncoderLoss:
-        """The first stage's."""
+    @cached_property
+    def _truth(self) -> EncoderLoss:
+        """The first stage's loss; renders must be there already."""
         shapes = self._before.config.shapes
-        return EncoderLoss(self.head, shapes, self.data.unit_variance(), self.config.truth).to(device)
+        loss = EncoderLoss(self.head, shapes, self.data.unit_variance(), self.config.truth)
+        return loss.to(next(self._before.parameters()).device)
 
     def _painting(self, network: SynthesisNetwork, lot: Lot) -> Losses:
         """Losses of the painter alone: renders with their true geometry, photographs with a fitted one."""
@@ -321,9 +323,10 @@ class Stage2:
 
     def _encoder_scores(self, encoder: EncoderNetwork) -> dict[str, Score]:
         """Judge the encoder as the first stage does."""
-        loss = self._encoder_loss(next(encoder.parameters()).device)
         shards = self.data.held_out_shards
-        return {name: score(encoder, loss, store, shards) for name, store in self.data.held_out.items()}
+        return {
+            name: score(encoder, self._truth, store, shards) for name, store in self.data.held_out.items()
+        }
 
     def _write(self, network: SynthesisNetwork, painted: SynthesisScore, read: dict[str, Score]) -> None:
         save_weights(self.folder / "encoder.safetensors", network.encoder, self.head)
