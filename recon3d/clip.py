@@ -20,6 +20,7 @@ from recon3d.capture import Capture
 from recon3d.errors import NoFaceError, UsageError
 from recon3d.fitting import FitState, LandmarkSolver, default_focal, guess_from_encoder, guess_from_scores
 from recon3d.fitting.clip import Curves, Sights, best_frames, gaps, smoothed, solve_frames
+from recon3d.fitting.controls import Controls
 from recon3d.fitting.identity import Identity, Observations, solve_identity, solve_identity_and_focal
 from recon3d.fitting.persons import Tracklet, group_persons
 from recon3d.head import HeadModel
@@ -135,7 +136,7 @@ class ClipSolver:
         pixels, hints = _gather(records, best)
         guess, confidence = self._guess(hints)
         if rest:
-            units = self._head.num_expression
+            units = self._solver.controls.count
             guess, confidence = torch.zeros(len(best), units), torch.full((units,), 1e3)
         seen = Observations(pixels, torch.tensor(size, dtype=torch.float32) / 2, guess, confidence)
         guessed = default_focal(pixels[int(index.quality[best].argmax())].numpy(), size)
@@ -173,18 +174,20 @@ class ClipSolver:
         else:  # no calibration, or it is another person's
             identity = self._identity(records, index, rows, size, settings)
         principal = torch.tensor(size, dtype=torch.float32) / 2
-        curves = Curves.empty(len(index.times), self._head.num_expression)
+        curves = Curves.empty(len(index.times), self._solver.controls.count)
         sights = self._sights(records, numbers, rest)
         solve_frames(self._solver, sights, curves, identity.shape, identity.focal, principal, self._threads)
         if not curves.tracked.any():
             return None
         breaks = _breaks(index, rows, curves.tracked)
-        bounded = self._head.speaks_arkit
-        smooth = smoothed(curves, index.times, breaks, settings.smooth, bounded=bounded)
+        controls = self._solver.controls
+        smooth = smoothed(curves, index.times, breaks, settings.smooth, controls=controls)
         units = smooth.expression
-        if not bounded:  # the head has no ARKit units: what networks see is all there is
+        if not self._head.speaks_arkit:  # what networks see is all there is
             raw = replace(curves, expression=_scores(records, numbers, len(index.times)))
-            units = smoothed(raw, index.times, breaks, settings.smooth, bounded=True).expression
+            units = smoothed(
+                raw, index.times, breaks, settings.smooth, controls=Controls.units(52)
+            ).expression
         capture = self._capture(index, rows, smooth, units, identity, size, fps, name)
         lost = tuple(
             (float(index.times[g.start]), float(index.times[g.stop - 1])) for g in gaps(curves.tracked)
@@ -216,6 +219,7 @@ class ClipSolver:
         head, total = self._head, len(index.times)
         pose = np.zeros((total, head.num_joints, 3), np.float32)
         translation = np.zeros((total, 3), np.float32)
+        coefficients = np.zeros((total, head.num_expression), np.float32)
         points = np.zeros((total, 68, 2), np.float32)
         shape = torch.zeros(head.num_shape)
         for start in range(0, total, CHUNK):
@@ -228,12 +232,13 @@ class ClipSolver:
                 expression,
             )
             with torch.no_grad():
-                shapes, turns, moved = state.posed(head)
-                vertices = head(shapes, expression, turns).vertices + moved[:, None]
+                shapes, own, turns, moved = state.posed(head)
+                vertices = head(shapes, own, turns).vertices + moved[:, None]
                 depth = vertices[..., 2:].clamp_min(1e-3)
                 middle = torch.tensor(size, dtype=torch.float32) / 2
                 points[part] = landmarks68(head, vertices[..., :2] / depth * identity.focal + middle).numpy()
             pose[part], translation[part], shape = turns.numpy(), moved.numpy(), shapes[0]
+            coefficients[part] = own.numpy()
         box, score = _held(index, rows, points)
         return Capture(
             head=head.id,
@@ -244,7 +249,7 @@ class ClipSolver:
             focal=identity.focal,
             principal=np.array(size, np.float64) / 2,
             shape=shape.numpy(),
-            expression=curves.expression,
+            expression=coefficients,
             pose=pose,
             translation=translation,
             arkit=units.clip(0, 1),

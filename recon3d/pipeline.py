@@ -242,8 +242,7 @@ class Reconstructor:
     ) -> list[FittedFace]:
         """State the solution in the head model's own terms; a face whose fit fell apart is left out."""
         with torch.no_grad():
-            shape, pose, translation = result.state.posed(self.head)
-            expression = result.state.expression
+            shape, expression, pose, translation = result.state.posed(self.head)
             vertices = self.head(shape, expression, pose).vertices + translation[:, None]
             points = landmarks68(self.head, camera.project(vertices)[..., :2])
         numbers = torch.cat([t.flatten(1) for t in (shape, pose, translation, expression, points)], dim=1)

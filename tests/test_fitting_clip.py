@@ -177,7 +177,7 @@ def test_the_head_is_where_it_was(head: HeadModel, person: Person, acted: Perfor
     turned = rotation_error_degrees(rotations(capture), acted.rotation.numpy())
     assert turned.mean() < 0.5 and turned.max() < 1.0
     state = FitState(acted.rotation, acted.translation, acted.shape.expand(FRAMES, -1), acted.expression)
-    _, _, translation = state.posed(head)
+    translation = state.posed(head).translation
     depth = capture.translation[:, 2] / capture.focal  # which are told together much better than alone
     wanted = translation[:, 2].numpy() / FOCAL
     assert np.corrcoef(depth, wanted)[0, 1] > 0.99

@@ -7,16 +7,21 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from recon3d.conventions import FRONTAL
 from recon3d.fitting.clip import Curves, best_frames, gaps, smoothed, unbroken
+from recon3d.fitting.controls import Controls
 from recon3d.fitting.smooth import noise_level, smooth, smooth_runs
 
 Floats = npt.NDArray[np.float64]
 
 FPS = 30.0
 NOISE = 0.01
+#: Of any number of coefficients.
+UNITS = Controls.units(1)
+FREE = Controls(1, (), -torch.ones(1) * torch.inf, torch.ones(1) * torch.inf, torch.ones(1))
 
 
 def seconds(length: float, fps: float = FPS) -> Floats:
@@ -242,7 +247,7 @@ def test_strength_0_keeps_every_frame_that_was_seen(missing: slice) -> None:
     tracked = np.ones(120, bool)
     tracked[missing] = False
     raw = curves(tracked)
-    result = smoothed(raw, seconds(4), plain(120), 0.0, bounded=True)
+    result = smoothed(raw, seconds(4), plain(120), 0.0, controls=UNITS)
     np.testing.assert_array_equal(result.expression[tracked], raw.expression[tracked])
     np.testing.assert_array_equal(result.translation[tracked], raw.translation[tracked])
     np.testing.assert_allclose(result.rotation[tracked], raw.rotation[tracked], atol=1e-9)
@@ -252,7 +257,7 @@ def test_strength_0_keeps_every_frame_that_was_seen(missing: slice) -> None:
 def test_rotations_are_smoothed_and_stay_rotations() -> None:
     """About half a turn, where rotation vectors jump and quaternions change sign."""
     raw = curves(np.ones(300, bool))
-    result = smoothed(raw, seconds(10), plain(300), 0.5, bounded=True)
+    result = smoothed(raw, seconds(10), plain(300), 0.5, controls=UNITS)
     turn = np.diff(angles(result.rotation))
     assert np.abs(turn).mean() < 0.3 * np.abs(np.diff(angles(raw.rotation))).mean()
     np.testing.assert_allclose(
@@ -270,7 +275,7 @@ def test_the_world_may_be_turned() -> None:
     raw = curves(np.ones(150, bool))
     aside = Rotation.from_rotvec([0.4, -1.1, 2.2]).as_matrix()
     other = Curves(raw.expression, aside @ raw.rotation, raw.translation, raw.residual, raw.tracked)
-    first, second = (smoothed(c, seconds(5), plain(150), 0.5, bounded=True).rotation for c in (raw, other))
+    first, second = (smoothed(c, seconds(5), plain(150), 0.5, controls=UNITS).rotation for c in (raw, other))
     np.testing.assert_allclose(second, aside @ first, atol=1e-9)
 
 
@@ -284,10 +289,10 @@ def test_nothing_is_smoothed_across_a_cut(strength: float) -> None:
     breaks = plain(200)
     breaks[100] = True
     time = seconds(200 / FPS)
-    whole = smoothed(raw, time, breaks, strength, bounded=True)
+    whole = smoothed(raw, time, breaks, strength, controls=UNITS)
     for side in (slice(0, 100), slice(100, 200)):
         part = Curves(*(getattr(raw, name)[side] for name in vars(raw)))
-        alone = smoothed(part, time[side], plain(100), strength, bounded=True)
+        alone = smoothed(part, time[side], plain(100), strength, controls=UNITS)
         for name in ("expression", "rotation", "translation"):
             np.testing.assert_allclose(getattr(whole, name)[side], getattr(alone, name), atol=1e-9)
 
@@ -296,10 +301,10 @@ def test_expressions_stay_in_bounds_where_they_have_any() -> None:
     raw = curves(np.ones(100, bool))
     step = np.where(np.arange(100) < 50, 0, 1)[:, None] + noise((100, 4), 5, 0.05)
     raw.expression[:] = step.clip(0, 1)
-    inside = smoothed(raw, seconds(100 / FPS), plain(100), 1.0, bounded=True).expression
+    inside = smoothed(raw, seconds(100 / FPS), plain(100), 1.0, controls=UNITS).expression
     assert inside.min() >= 0 and inside.max() <= 1
     raw.expression[:] = 3 * step - 1
-    free = smoothed(raw, seconds(100 / FPS), plain(100), 1.0, bounded=False).expression
+    free = smoothed(raw, seconds(100 / FPS), plain(100), 1.0, controls=FREE).expression
     assert free.min() < -0.9 and free.max() > 1.9
 
 
@@ -313,7 +318,7 @@ def gap_take(frames: int, missing: slice) -> tuple[Curves, Curves, Floats]:
     raw.translation[after] += (0.2, 0.0, 0.3)
     raw.rotation[after] = raw.rotation[after] @ Rotation.from_rotvec([0, 0.8, 0]).as_matrix()
     time = seconds(frames / FPS)
-    return raw, smoothed(raw, time, plain(frames), 0.0, bounded=True), time
+    return raw, smoothed(raw, time, plain(frames), 0.0, controls=UNITS), time
 
 
 def test_a_long_gap_is_held_and_then_eased() -> None:
@@ -352,7 +357,7 @@ def test_before_the_first_sight_and_after_the_last_the_nearest_is_held() -> None
     tracked = np.zeros(90, bool)
     tracked[30:60] = True
     raw = curves(tracked)
-    result = smoothed(raw, seconds(3), plain(90), 0.5, bounded=True)
+    result = smoothed(raw, seconds(3), plain(90), 0.5, controls=UNITS)
     for name in ("expression", "rotation", "translation"):
         values = getattr(result, name)
         np.testing.assert_allclose(values[:30], np.broadcast_to(values[30], values[:30].shape), atol=1e-9)
@@ -365,7 +370,7 @@ def test_easing_goes_by_the_clock_and_not_by_frames() -> None:
     raw, _, _ = gap_take(100, slice(30, 60))
     step = np.where(np.arange(100) < 45, 0.1, 0.02)
     time = np.cumsum(step) - step[0]
-    result = smoothed(raw, time, plain(100), 0.0, bounded=True).expression[:, 0]
+    result = smoothed(raw, time, plain(100), 0.0, controls=UNITS).expression[:, 0]
     before, after = raw.expression[29, 0], raw.expression[60, 0]
     part = (result - before) / (after - before)
     gap = np.arange(30, 60)
@@ -381,7 +386,7 @@ def test_takes_of_hardly_a_frame(frames: int, share: str) -> None:
     raw = curves(tracked)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = smoothed(raw, seconds(frames / FPS), plain(frames), 1.0, bounded=True)
+        result = smoothed(raw, seconds(frames / FPS), plain(frames), 1.0, controls=UNITS)
     for name in ("expression", "rotation", "translation"):
         values = getattr(result, name)
         assert values.shape == getattr(raw, name).shape and np.isfinite(values).all()
@@ -395,8 +400,8 @@ def test_takes_of_hardly_a_frame(frames: int, share: str) -> None:
 def test_only_the_clock_tells_how_wide_windows_are() -> None:
     """A take at 60 a second is smoothed over as much time as one at 30, so over more frames."""
     raw = curves(np.ones(300, bool))
-    slow = smoothed(raw, np.arange(300) / 15.0, plain(300), 0.5, bounded=True)
-    fast = smoothed(raw, np.arange(300) / 120.0, plain(300), 0.5, bounded=True)
+    slow = smoothed(raw, np.arange(300) / 15.0, plain(300), 0.5, controls=UNITS)
+    fast = smoothed(raw, np.arange(300) / 120.0, plain(300), 0.5, controls=UNITS)
     assert jitter(fast.expression) < 0.7 * jitter(slow.expression)
 
 

@@ -329,9 +329,9 @@ def test_the_state_in_the_heads_own_terms_is_the_same_head(head: HeadModel, solv
     rng = np.random.default_rng(18)
     truth = random_truth(head, sparse_expressions(3, rng), rng)
     state = fit_truth(head, solver, truth).state
-    shape, pose, translation = state.posed(head)
+    shape, expression, pose, translation = state.posed(head)
     assert shape.shape == (3, head.num_shape) and pose.shape == (3, 5, 3)
-    posed = head(shape, state.expression, pose).vertices + translation[:, None]
+    posed = head(shape, expression, pose).vertices + translation[:, None]
     plain = head.unposed(shape, state.expression) @ state.rotation.mT + state.translation[:, None]
     torch.testing.assert_close(posed, plain, atol=1e-5, rtol=0)
 

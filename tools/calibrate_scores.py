@@ -63,7 +63,7 @@ def render_and_score(
     distance = float(rng.uniform(0.5, 1.3))
     shift = [rng.uniform(-0.02, 0.02), rng.uniform(-0.03, 0.01), distance]
     state = FitState(rotation, torch.tensor([shift], dtype=torch.float32), shape, torch.zeros(1, 52))
-    _, pose, translation = state.posed(head)
+    _, _, pose, translation = state.posed(head)
     vertices = head(shape, torch.tensor(expression[None], dtype=torch.float32), pose).vertices
     lighting = Lighting(
         key_direction=(float(rng.uniform(-1, 1)), float(rng.uniform(-1, 0.1)), -1.0),

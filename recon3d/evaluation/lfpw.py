@@ -172,9 +172,7 @@ def fit_landmarks68(found: Sequence[Detected], head: HeadModel, solver: Landmark
 @torch.no_grad()
 def project68(head: HeadModel, state: FitState, focal: Tensor, principal: Tensor) -> Tensor:
     """The 68 points of fitted heads in their pictures: (B, 68, 2) px, the jaw line on the silhouette."""
-    shape, pose, translation = state.posed(head)
-    vertices = head(shape, state.expression, pose).vertices + translation[:, None]
-    return landmarks68(head, Camera(focal, principal, (1, 1)).project(vertices)[..., :2])
+    return landmarks68(head, Camera(focal, principal, (1, 1)).project(state.vertices(head))[..., :2])
 
 
 def _guess(faces: Sequence[Face], head: HeadModel) -> tuple[Tensor | None, Tensor | None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recon3d.conventions import ARKIT_MIRROR, ARKIT_NAMES, mirror_name
+from recon3d.fitting.controls import Controls
 from recon3d.resources import resource_path
 
 _MOMENTS = "assets/expression_prior.json"
@@ -82,17 +83,20 @@ class QuadraticPrior:
         return QuadraticPrior(hessian, self.gradient if len(self.gradient) == 1 else self.gradient[index])
 
 
-def build_prior(names: tuple[str, ...], shapes: int, settings: PriorSettings, like: Tensor) -> QuadraticPrior:
-    """The prior over identity (first ``shapes`` coefficients) and named expression units.
+def build_prior(
+    names: tuple[str, ...], controls: Controls, shapes: int, settings: PriorSettings
+) -> QuadraticPrior:
+    """The prior over identity (first ``shapes`` coefficients) and expression.
 
-    Expressions without names (a PCA basis) get the normal prior alone.
+    Expressions without names (a PCA's, and joints) get the normal prior of their usual size alone.
     """
-    units = len(names)
-    size = shapes + units
-    hessian = torch.zeros(size, size, dtype=like.dtype)
-    gradient = torch.zeros(size, dtype=like.dtype)
+    size = shapes + controls.count
+    hessian, gradient = torch.zeros(size, size), torch.zeros(size)
     hessian.diagonal()[:shapes] = settings.identity
-    hessian.diagonal()[shapes:] = settings.ridge
+    hessian.diagonal()[shapes:] = controls.deviation**-2
+    if not names:
+        return QuadraticPrior(hessian[None], gradient[None])
+    hessian.diagonal()[shapes:] += settings.ridge
     gradient[shapes:] = settings.sparsity
     index = {name: shapes + i for i, name in enumerate(names)}
     for a, b in EXCLUSIVE:
@@ -100,9 +104,7 @@ def build_prior(names: tuple[str, ...], shapes: int, settings: PriorSettings, li
             hessian[index[a], index[b]] += settings.exclusive
             hessian[index[b], index[a]] += settings.exclusive
     if settings.natural and names == ARKIT_NAMES:
-        hessian[shapes:, shapes:] += settings.natural * natural_precision(settings.own, settings.sided).to(
-            like.dtype
-        )
+        hessian[shapes:, shapes:] += settings.natural * natural_precision(settings.own, settings.sided)
     for name, i in index.items():
         j = index.get(mirror_name(name), i)
         if i < j and not name.startswith(_FREE_SIDES):
@@ -110,7 +112,7 @@ def build_prior(names: tuple[str, ...], shapes: int, settings: PriorSettings, li
             hessian[j, j] += settings.symmetry
             hessian[i, j] -= settings.symmetry
             hessian[j, i] -= settings.symmetry
-    return QuadraticPrior(hessian[None].to(like.device), gradient[None].to(like.device))
+    return QuadraticPrior(hessian[None], gradient[None])
 
 
 def add_guess(prior: QuadraticPrior, guess: Tensor, confidence: Tensor, shapes: int) -> QuadraticPrior:
@@ -118,13 +120,18 @@ def add_guess(prior: QuadraticPrior, guess: Tensor, confidence: Tensor, shapes: 
 
     Args:
         prior: The prior so far.
-        guess: (B, E) expression in [0, 1].
-        confidence: (B, E) or (E,) inverse variances; 0 where the guess says nothing.
+        guess: (B, C) expression.
+        confidence: (B, C) or (C,) inverse variances, or (B, C, C) inverse covariances; 0 where the guess says
+            nothing.
         shapes: Number of identity coefficients before the expression.
     """
-    confidence = confidence.expand_as(guess)
     hessian = prior.hessian.repeat(len(guess) // len(prior.hessian), 1, 1)
     gradient = prior.gradient.repeat(len(guess) // len(prior.gradient), 1)
+    if confidence.ndim == 3:
+        hessian[:, shapes:, shapes:] += confidence
+        gradient[:, shapes:] -= (confidence @ guess[..., None])[..., 0]
+        return QuadraticPrior(hessian, gradient)
+    confidence = confidence.expand_as(guess)
     hessian.diagonal(dim1=1, dim2=2)[:, shapes:] += confidence
     gradient[:, shapes:] -= confidence * guess
     return QuadraticPrior(hessian, gradient)

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recon3d.fitting._basis import LandmarkBasis, slide_jaw
+from recon3d.fitting._basis import LandmarkBasis, chosen_points, slide_jaw
 from recon3d.fitting._state import FitState
 from recon3d.fitting._terms import landmark_pairs, landmark_weights
+from recon3d.fitting.controls import Controls
+from recon3d.head.contour import JAW_POINTS
 
 #: Groups of single landmarks, and of pairs.
 _GROUPS, _PAIR_GROUPS = 24, 6
@@ -120,14 +122,14 @@ class Problem:
         noise: float,
         outlier: float,
         fixed_shape: bool,
-        bounded: bool,
+        controls: Controls,
     ) -> None:
         """Args as in :meth:`LandmarkSolver.fit` and :class:`FitSettings`."""
         self.structure, self.basis = structure, structure.basis
         self.pixels, self.focal, self.principal = pixels, focal, principal
         self.unit = noise * face_size(pixels)  # (B,) px: one standard deviation
         self.noise, self.limit = noise, outlier**2
-        self.bounded = bounded
+        self.controls = controls
         self.fixed_shape = fixed_shape
         self.free = slice(self.basis.shapes if fixed_shape else 0, None)
         self._tables = {rigid: structure.columns(rigid, fixed_shape) for rigid in (True, False)}
@@ -154,13 +156,28 @@ class Problem:
 
     def _unposed(self, state: FitState, theta: Tensor) -> tuple[Tensor, Tensor]:
         basis = self.basis
-        unposed = _linear(basis, theta)
+        if basis.turning is not None:
+            return self._turned(state, theta), basis.directions[None]
+        unposed = basis.place(theta)
         if basis.lines is None:
             return unposed, basis.directions[None]
-        fixed = self._to_pixels(unposed @ state.rotation.mT + state.translation[:, None])
-        lines = _linear(basis.lines, theta) @ state.rotation.mT + state.translation[:, None]
-        template, directions = slide_jaw(basis, fixed, self._to_pixels(lines))
+        lines = self._seen(state, basis.lines.place(theta))
+        template, directions = slide_jaw(basis, self._seen(state, unposed), lines)
         return template + torch.einsum("bnkp,bp->bnk", directions, theta), directions
+
+    def _turned(self, state: FitState, theta: Tensor) -> Tensor:
+        """Landmarks (B, N, 3) of a head with turning joints. Differentiable to ``theta``."""
+        unposed = self.basis.place(theta)
+        if self.basis.lines is None:
+            return unposed
+        lines = self.basis.lines.place(theta)
+        chosen = chosen_points(self._seen(state, unposed.detach()), self._seen(state, lines.detach()))
+        jaw = lines.gather(1, chosen[..., None].expand(-1, -1, 3))
+        return torch.cat([jaw, unposed[:, JAW_POINTS:]], dim=1)
+
+    def _seen(self, state: FitState, points: Tensor) -> Tensor:
+        """Project points (B, N, 3) of head space."""
+        return self._to_pixels(points @ state.rotation.mT + state.translation[:, None])
 
     def _to_pixels(self, points: Tensor) -> Tensor:
         depth = points[..., 2:].clamp_min(_NEAR)
@@ -181,13 +198,21 @@ class Problem:
         depth = -(along[..., 0] * u + along[..., 1] * v)
         force = torch.cat([along, depth[..., None]], dim=-1) @ state.rotation  # (B, N, 3), head axes
         parts = [torch.linalg.cross(seen.unposed, force).sum(1), force.sum(1)]
-        if not rigid:
+        if not rigid and self.basis.turning is not None:
+            parts.append(self._pulled(state, force)[:, self.free])
+        elif not rigid:
             directions = seen.directions[..., self.free]
             if len(directions) == 1:
                 parts.append(force.flatten(1) @ directions[0].flatten(0, 1))
             else:
                 parts.append(torch.einsum("bnk,bnkp->bp", force, directions))
         return torch.cat(parts, dim=-1)
+
+    @torch.enable_grad()
+    def _pulled(self, state: FitState, force: Tensor) -> Tensor:
+        """Pull forces (B, N, 3) on the landmarks back to coefficients (B, P); for heads whose joints turn."""
+        leaf = torch.cat([state.shape, state.expression], dim=-1).detach().requires_grad_()
+        return torch.autograd.grad(self._turned(state, leaf), leaf, force)[0]
 
     def matrix(self, state: FitState, seen: Evaluation, rigid: bool) -> Tensor:
         """Group-averaged Gauss-Newton matrix (B, 6, 6) or (B, 6 + Q, 6 + Q); positive semi-definite."""
@@ -221,12 +246,6 @@ def face_size(pixels: Tensor) -> Tensor:
     """Size of a face, px: half the diagonal of its landmarks' box. (B, N, 2) to (B,)."""
     extent = pixels.amax(1) - pixels.amin(1)
     return 0.5 * extent.norm(dim=-1).clamp_min(1.0)
-
-
-def _linear(basis: LandmarkBasis, theta: Tensor) -> Tensor:
-    """(B, P) coefficients to (B, N, 3) unposed landmarks."""
-    offsets = theta @ basis.directions.flatten(0, 1).T
-    return basis.template + offsets.view(len(theta), -1, 3)
 
 
 def _spin(points: Tensor) -> Tensor:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from recon3d.fitting.controls import Controls
 from recon3d.head.model import HeadModel
 from recon3d.head.rotation import axis_angle_to_matrix, matrix_to_axis_angle
+
+
+class Posed(NamedTuple):
+    """A state of B faces in the head model's own terms."""
+
+    shape: Tensor
+    """(B, all) standard deviations."""
+    expression: Tensor
+    """(B, E)."""
+    pose: Tensor
+    """(B, J, 3) rad."""
+    translation: Tensor
+    """(B, 3) m."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +35,7 @@ class FitState:
         rotation: (B, 3, 3) head to camera.
         translation: (B, 3) m: ``X_camera = R X + t`` (about the head's origin, not about a joint).
         shape: (B, S) standard deviations.
-        expression: (B, E).
+        expression: (B, C) ``Controls``: the head's coefficients, and its joints if they turn.
     """
 
     rotation: Tensor
@@ -27,36 +43,44 @@ class FitState:
     shape: Tensor
     expression: Tensor
 
-    def posed(self, head: HeadModel) -> tuple[Tensor, Tensor, Tensor]:
-        """In the head model's own terms: shape (B, all), pose (B, J, 3) rad and translation (B, 3) m.
+    def posed(self, head: HeadModel) -> Posed:
+        """Say it in the head model's own terms.
 
         FLAME turns the head about its root joint, so the translation differs by what that joint moves.
         """
-        shape = self.shape.new_zeros(len(self.shape), head.num_shape)
-        shape[:, : self.shape.shape[1]] = self.shape
-        pose = shape.new_zeros(len(shape), head.num_joints, 3)
+        shape = self.whole_shape(head)
+        expression, pose = Controls.of(head).split(self.expression, head.num_joints)
         pose[:, 0] = matrix_to_axis_angle(self.rotation)
         root = head.rest_joints(shape)[:, 0]
         turned = torch.einsum("bij,bj->bi", self.rotation, root)
-        return shape, pose, self.translation + turned - root
+        return Posed(shape, expression, pose, self.translation + turned - root)
 
-    def moved(self, step: Tensor, *, bounded: bool) -> FitState:
+    def vertices(self, head: HeadModel) -> Tensor:
+        """Return the head's vertices (B, V, 3) in camera space, m. Differentiable."""
+        controls, shape = Controls.of(head), self.whole_shape(head)
+        expression, pose = controls.split(self.expression, head.num_joints)
+        still = head(shape, expression, pose).vertices if controls.joints else head.unposed(shape, expression)
+        return still @ self.rotation.mT + self.translation[:, None]
+
+    def whole_shape(self, head: HeadModel) -> Tensor:
+        """Return all of the head's identity coefficients (B, S); those that were not solved for are zero."""
+        return F.pad(self.shape, (0, head.num_shape - self.shape.shape[1]))
+
+    def moved(self, step: Tensor, controls: Controls) -> FitState:
         """Take a step: rotation and translation (small motions in head axes), identity, expression.
 
         Differentiable.
 
         Args:
-            step: (B, 6), (B, 6 + E), or (B, 6 + S + E).
-            bounded: Keep the expression in [0, 1].
+            step: (B, 6), (B, 6 + C), or (B, 6 + S + C).
+            controls: Keep the expression within its limits.
         """
         rotation = self.rotation @ axis_angle_to_matrix(step[:, :3])
         translation = self.translation + torch.einsum("bij,bj->bi", self.rotation, step[:, 3:6])
         shape, expression = self.shape, self.expression
         rest, units = step[:, 6:], expression.shape[1]
         if rest.shape[1]:
-            expression = expression + rest[:, -units:]
-            if bounded:
-                expression = expression.clamp(0, 1)
+            expression = controls.inside(expression + rest[:, -units:])
         if rest.shape[1] > units:
             shape = shape + rest[:, :-units]
         return FitState(rotation, translation, shape, expression)

@@ -28,7 +28,7 @@ def iterate(problem: Problem, prior: QuadraticPrior, state: FitState, steps: int
     for _ in range(steps):
         matrix, gradient = equations(problem, prior, state, seen, rigid)
         step = _bounded_step(problem, matrix, gradient, state, damping, rigid)
-        candidate = state.moved(step, bounded=problem.bounded)
+        candidate = state.moved(step, problem.controls)
         found = problem.evaluate(candidate)
         found_cost = found.cost + prior.cost(_theta(candidate))
         better = found_cost <= cost
@@ -68,21 +68,21 @@ def equations(
 def _bounded_step(
     problem: Problem, matrix: Tensor, gradient: Tensor, state: FitState, damping: Tensor, rigid: bool
 ) -> Tensor:
-    """Solve for the step; units that would leave [0, 1] stop at the bound and the rest is solved again."""
+    """Solve for the step; what would leave its limits stops there and the rest is solved again."""
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     diagonal += damping[:, None] * diagonal + 1e-6
-    if rigid or not problem.bounded:
+    if rigid:
         return _solve(matrix, -gradient)
     units = state.expression.shape[1]
     held = torch.zeros_like(gradient)
     stopped = torch.zeros_like(gradient, dtype=torch.bool)
     # Units that rest at a bound and are pushed against it do not move: known before anything is solved.
     push = gradient[:, -units:]
-    stopped[:, -units:] = ((state.expression <= 0) & (push > 0)) | ((state.expression >= 1) & (push < 0))
+    stopped[:, -units:] = problem.controls.pressed(state.expression, push)
     for _ in range(2):
         step = _solve_with_held(matrix, gradient, held, stopped)
         target = state.expression + step[:, -units:]
-        inside = target.clamp(0, 1)
+        inside = problem.controls.inside(target)
         leaves = (target != inside) & ~stopped[:, -units:]
         if not bool(leaves.any()):
             break

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from recon3d._threads import side_by_side
+from recon3d.fitting.controls import Controls
 from recon3d.fitting.smooth import smooth_runs
 from recon3d.fitting.solver import FitResult, LandmarkSolver
 
@@ -129,7 +130,7 @@ def smoothed(
     breaks: npt.NDArray[np.bool_],
     strength: float,
     *,
-    bounded: bool,
+    controls: Controls,
 ) -> Curves:
     """Smooth the curves within each stretch in which the face was in sight, and fill the gaps between.
 
@@ -138,7 +139,7 @@ def smoothed(
         times: (T,) s.
         breaks: (T,) bool: nothing is smoothed across the start of such a frame (a cut, another tracklet).
         strength: In [0, 1].
-        bounded: Whether the expression lives in [0, 1].
+        controls: Limits of the expression.
     """
     runs = unbroken(curves.tracked, breaks)
     fps = _rate(times)
@@ -147,8 +148,7 @@ def smoothed(
     rotation = curves.rotation.copy()
     for run in runs:
         rotation[run] = _smooth_rotation(rotation[run], fps, strength)
-    if bounded:
-        expression = expression.clip(0, 1)
+    expression = expression.clip(controls.lower.numpy(), controls.upper.numpy())
     held = Curves(expression.astype(np.float32), rotation, translation, curves.residual, curves.tracked)
     return _filled(held, times)
 

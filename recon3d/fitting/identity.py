@@ -153,15 +153,13 @@ def _shape_step(
     own[identity] = False
     a, b = matrix[:, own][:, :, own], matrix[:, own][:, :, identity]
     push = gradient[:, own].clone()
-    if problem.bounded:
-        # Units that rest at a bound do not answer to the identity.
-        units = state.expression
-        rests = torch.zeros_like(push, dtype=torch.bool)
-        rests[:, 6:] = ((units <= 0) & (push[:, 6:] >= 0)) | ((units >= 1) & (push[:, 6:] <= 0))
-        free = (~rests).to(a.dtype)
-        a = a * free[:, :, None] * free[:, None]
-        a.diagonal(dim1=1, dim2=2).add_(1 - free)
-        b, push = b * free[:, :, None], push * free
+    # Units that rest at a limit do not answer to the identity.
+    rests = torch.zeros_like(push, dtype=torch.bool)
+    rests[:, 6:] = problem.controls.pressed(state.expression, push[:, 6:])
+    free = (~rests).to(a.dtype)
+    a = a * free[:, :, None] * free[:, None]
+    a.diagonal(dim1=1, dim2=2).add_(1 - free)
+    b, push = b * free[:, :, None], push * free
     a.diagonal(dim1=1, dim2=2).mul_(1 + 1e-4).add_(1e-6)
     solved = torch.linalg.solve(a, torch.cat([b, push[..., None]], dim=-1))
     strength = prior.hessian[0, :shapes, :shapes]

@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recon3d.fitting._problem import Problem
@@ -29,6 +28,7 @@ from recon3d.fitting._refine_colors import ColorReader, Look, View
 from recon3d.fitting._refine_paint import Painter
 from recon3d.fitting._refine_scene import Pixels, Scene, cut_out
 from recon3d.fitting._state import FitState
+from recon3d.fitting.controls import Controls
 from recon3d.fitting.solver import LandmarkSolver, Observed
 from recon3d.head import HeadModel
 from recon3d.head.contour import JAW_POINTS, landmarks68
@@ -110,7 +110,7 @@ class PhotoRefiner:
         """
         scene = cut_out(pixels, seen, self._settings.side, self._settings.blur)
         problem, matrix = self._solver.normal_equations(seen, state)
-        path = _Path(state, torch.linalg.cholesky(_conditioned(matrix[0])), bounded=problem.bounded)
+        path = _Path(state, torch.linalg.cholesky(_conditioned(matrix[0])), problem.controls)
         moves = self._descend(scene, path)
         found = self._within_bounds(problem, path, moves)
         before, after = self._error(scene, state), self._error(scene, found)
@@ -142,10 +142,7 @@ class PhotoRefiner:
         return found
 
     def _view(self, scene: Scene, state: FitState) -> View:
-        shape = F.pad(state.shape, (0, self._head.num_shape - state.shape.shape[1]))
-        unposed = self._head.unposed(shape, state.expression)
-        verts = unposed @ state.rotation.mT + state.translation[:, None]
-        return View.of(verts, self._head.faces, scene)
+        return View.of(state.vertices(self._head), self._head.faces, scene)
 
     def _jaw(self, view: View) -> Tensor:
         """The jaw line as it is seen, (17,2) px; empty for heads whose landmarks have none."""
@@ -206,12 +203,12 @@ class _Path:
     Attributes:
         state: Where it starts (batch 1).
         factor: (Q,Q) Cholesky factor of the landmarks' normal equations there.
-        bounded: Keep the expression in [0,1].
+        controls: Keep the expression within its limits.
     """
 
     state: FitState
     factor: Tensor
-    bounded: bool
+    controls: Controls
 
     def start(self) -> Tensor:
         """No move, (Q,)."""
@@ -220,7 +217,7 @@ class _Path:
     def at(self, moves: Tensor) -> FitState:
         """Return the state after whitened moves (Q,). Differentiable."""
         step = torch.linalg.solve_triangular(self.factor.T, moves[:, None], upper=True).T.float()
-        return self.state.moved(step, bounded=self.bounded)
+        return self.state.moved(step, self.controls)
 
 
 class _Adam:

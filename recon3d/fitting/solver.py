@@ -2,7 +2,8 @@
 
 The unknowns of a face are the rotation and translation of the head in camera space, identity coefficients β
 and expression units ψ. Before posing, landmarks are linear in (β, ψ), so derivatives are written down, not
-traced (_problem.py). Expression units stay in [0, 1] by an active set, and each face has its own
+traced (_problem.py). On heads without units jaw and eyeballs turn about their joints, too (controls.py).
+Expression units stay in [0, 1], and joints within their limits, by an active set, and each face has its own
 Levenberg-Marquardt damping (_step.py).
 """
 
@@ -19,6 +20,7 @@ from recon3d.fitting._problem import Problem, Structure
 from recon3d.fitting._start import starting_pose
 from recon3d.fitting._state import FitState
 from recon3d.fitting._step import equations, iterate
+from recon3d.fitting.controls import Controls
 from recon3d.head.model import HeadModel
 
 
@@ -99,9 +101,9 @@ class LandmarkSolver:
         self.settings = replace(settings, shapes=min(settings.shapes, head.num_shape))
         self.basis = reduce_head(head, kind, self.settings.shapes)
         self.structure = Structure.of(self.basis, kind)
-        names = head.expression_names or ("",) * head.num_expression
-        self.prior = build_prior(names, self.settings.shapes, self.settings.priors, self.basis.template)
-        self.bounded = head.speaks_arkit
+        self.controls = Controls.of(head)
+        names = head.expression_names if head.speaks_arkit else ()
+        self.prior = build_prior(names, self.controls, self.settings.shapes, self.settings.priors)
 
     @torch.no_grad()
     def fit(
@@ -150,7 +152,7 @@ class LandmarkSolver:
             noise=self.settings.noise,
             outlier=self.settings.outlier,
             fixed_shape=fixed_shape,
-            bounded=self.bounded,
+            controls=self.controls,
         )
 
     def prior_with(self, guess: Tensor | None, confidence: Tensor | None) -> QuadraticPrior:
@@ -171,7 +173,6 @@ class LandmarkSolver:
     def _start(self, pixels: Tensor, focal: Tensor, principal: Tensor, shape: Tensor | None) -> FitState:
         batch = len(pixels)
         points = self.basis.template
-        units = self.basis.count - self.basis.shapes
         zero = pixels.new_zeros(batch, self.basis.shapes)
         if shape is not None:
             zero = shape.expand(batch, -1)[:, : self.basis.shapes]
@@ -179,4 +180,4 @@ class LandmarkSolver:
                 "nks,bs->bnk", self.basis.directions[..., : self.basis.shapes], zero
             )
         rotation, translation = starting_pose(points, pixels, focal, principal)
-        return FitState(rotation, translation, zero, pixels.new_zeros(batch, units))
+        return FitState(rotation, translation, zero, pixels.new_zeros(batch, self.controls.count))

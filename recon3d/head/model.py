@@ -56,7 +56,9 @@ class HeadModel(nn.Module):
     Buffers (V vertices, S shape, E expression, J joints, U texture points):
         v_template (V, 3) m, faces (F, 3), shapedirs (V, 3, S) m per standard deviation,
         exprdirs (V, 3, E) m per unit, posedirs (V, 3, 9 (J - 1)) or (V, 3, 0), J_regressor (J, V),
-        weights (V, J), uv (U, 2) in [0, 1] with v up, faces_uv (F, 3), colors (V, 3) sRGB in [0, 1].
+        weights (V, J), uv (U, 2) in [0, 1] with v up, faces_uv (F, 3), colors (V, 3) sRGB in [0, 1],
+        arkitdirs (V, 3, 52) m per ARKit unit: carried over to heads that show expressions in other terms,
+        else (V, 3, 0).
     """
 
     v_template: Tensor
@@ -69,6 +71,7 @@ class HeadModel(nn.Module):
     uv: Tensor
     faces_uv: Tensor
     colors: Tensor
+    arkitdirs: Tensor
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], *, name: str, digest: str) -> None:
         super().__init__()
@@ -89,6 +92,8 @@ class HeadModel(nn.Module):
         )
         colors = arrays.get("colors", np.full((v, 3), 0.7))
         self.register_buffer("colors", torch.tensor(colors, dtype=torch.float32))
+        units = arrays.get("arkitdirs", np.zeros((v, 3, 0)))
+        self.register_buffer("arkitdirs", torch.tensor(units, dtype=torch.float32))
         self.parents = tuple(int(p) if 0 <= p < joints else -1 for p in arrays["kintree_table"][0])
         self.joint_names = JOINT_NAMES[:joints]
         self.expression_names = tuple(str(n) for n in arrays.get("expression_names", ()))
@@ -139,6 +144,34 @@ class HeadModel(nn.Module):
     def speaks_arkit(self) -> bool:
         """Whether the expression coefficients are the 52 ARKit units themselves."""
         return self.expression_names == ARKIT_NAMES
+
+    @property
+    def knows_arkit(self) -> bool:
+        """Whether it can show the 52 ARKit units, be it that they were carried over to it."""
+        return self.speaks_arkit or self.arkitdirs.shape[-1] == len(ARKIT_NAMES)
+
+    @cached_property
+    def in_units(self) -> HeadModel:
+        """The same head with the ARKit units for expressions, as animators know it; itself if it is that.
+
+        Units move jaw and eyeballs, so that its joints may rest, and pose correctives are left out.
+
+        Raises:
+            InputError: It knows no units.
+        """
+        if self.speaks_arkit:
+            return self
+        if not self.knows_arkit:
+            raise InputError(f"the head model {self.id} does not know the ARKit units")
+        names = ("v_template", "shapedirs", "J_regressor", "weights", "uv", "colors")
+        arrays: dict[str, npt.NDArray[Any]] = {name: self.get_buffer(name).cpu().numpy() for name in names}
+        arrays |= {"f": self.faces.cpu().numpy(), "f_uv": self.faces_uv.cpu().numpy()}
+        arrays |= {"exprdirs": self.arkitdirs.cpu().numpy(), "expression_names": np.array(ARKIT_NAMES)}
+        arrays["kintree_table"] = np.array([self.parents, range(self.num_joints)])
+        arrays |= {f"region_{name}": mask for name, mask in self.regions.items()}
+        head = HeadModel(arrays, name=self.name, digest=f"{self.digest}+arkit").to(self.v_template)
+        head.embeddings = self.embeddings
+        return head.requires_grad_(False)
 
     @cached_property
     def mirror(self) -> Tensor:
@@ -259,7 +292,9 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise InputError(f"{path}: not a head model in FLAME's format: {', '.join(missing)} missing")
     _check_sizes(path, arrays)
     # int8/float16 storage is a matter of the file alone: everything downstream is float32.
-    for key in ("shapedirs", "exprdirs"):
+    for key in ("shapedirs", "exprdirs", "arkitdirs"):
+        if key not in arrays:
+            continue
         scale = arrays.pop(f"{key}_scale", None)
         arrays[key] = arrays[key].astype(np.float32) * (1.0 if scale is None else scale)
     return arrays
