@@ -148,11 +148,9 @@ class ClipSolver:
     def _guess(
         self, hints: _Hints, rest: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Guess the expression of B faces; ``rest`` (52,) is the guess for the face at rest."""
-        if not self._head.speaks_arkit:
-            return None, None
-        guess, confidence = hints.guess()
-        return guess if rest is None else (guess - rest).clamp_min(0), confidence
+        """Guess the expression of B faces; ``rest`` (52,) are the units of the face at rest."""
+        units, confidence = hints.guess()
+        return self._solver.guess_of(units if rest is None else (units - rest).clamp_min(0), confidence)
 
     def _person(
         self,
@@ -183,17 +181,41 @@ class ClipSolver:
         controls = self._solver.controls
         smooth = smoothed(curves, index.times, breaks, settings.smooth, controls=controls)
         units = smooth.expression
-        if not self._head.speaks_arkit:  # what networks see is all there is
-            raw = replace(curves, expression=_scores(records, numbers, len(index.times)))
-            units = smoothed(
-                raw, index.times, breaks, settings.smooth, controls=Controls.units(52)
-            ).expression
+        if not self._head.speaks_arkit:
+            given = self._seen_units(records, numbers, len(index.times), rest)
+            raw = replace(curves, expression=given)
+            seen = smoothed(raw, index.times, breaks, settings.smooth, controls=Controls.units(52))
+            units = self._read_units(smooth.expression, seen.expression)
         capture = self._capture(index, rows, smooth, units, identity, size, fps, name)
         lost = tuple(
             (float(index.times[g.start]), float(index.times[g.stop - 1])) for g in gaps(curves.tracked)
         )
         cuts = tuple(float(t) for t in index.times[index.cuts])
         return Person(capture, float(np.sqrt(np.square(curves.residual[curves.tracked]).mean())), lost, cuts)
+
+    def _seen_units(
+        self, records: Records, numbers: Sequence[int], frames: int, rest: torch.Tensor | None
+    ) -> npt.NDArray[np.float32]:
+        """Return ARKit units (frames, 52) that networks see in the person of these tracklets; else 0.
+
+        Scores are rescaled to what the units do on a head only where the head is then asked, too.
+        """
+        units = np.zeros((frames, 52), np.float32)
+        for chunk in records:
+            mine = np.isin(chunk.tracklet, numbers)
+            if mine.any():
+                hints = _Hints.of(chunk, mine)
+                plain = hints.scores if hints.told is None else hints.told
+                units[chunk.frame[mine]] = (hints.guess()[0] if self._head.knows_arkit else plain).numpy()
+        return units if rest is None else (units - rest.numpy()).clip(0)
+
+    def _read_units(
+        self, expression: npt.NDArray[np.float32], seen: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Read the units (T, 52) off expressions, given those that networks saw; else these are all."""
+        given = torch.from_numpy(seen)
+        found = self._solver.units_of(torch.from_numpy(expression), given)
+        return seen if found is None else found.numpy()
 
     def _sights(
         self, records: Records, numbers: Sequence[int], rest: torch.Tensor | None
@@ -331,15 +353,6 @@ def _gather(records: Records, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor
         first += len(chunk.frame)
     joined = (torch.cat(column) for column in zip(*hints, strict=True))
     return torch.from_numpy(np.concatenate(pixels)), _Hints(*joined)
-
-
-def _scores(records: Records, numbers: Sequence[int], frames: int) -> npt.NDArray[np.float32]:
-    """Return ARKit units (frames, 52) that networks see in the person of these tracklets; else 0."""
-    scores = np.zeros((frames, 52), np.float32)
-    for chunk in records:
-        mine = np.isin(chunk.tracklet, numbers)
-        scores[chunk.frame[mine]] = (chunk.scores if chunk.told is None else chunk.told)[mine]
-    return scores
 
 
 def _breaks(

@@ -192,26 +192,31 @@ class Reconstructor:
             raise NoFaceError(f"{_label(photo)}: no face found; show one larger or more from the front")
         camera = _camera(photo, faces, focal)
         with one_thread():
-            seen = self._observed(photo, faces, camera)
+            guess, confidence = self._guess(photo, faces)
+            seen = self._observed(faces, camera, guess, confidence)
             result = self._solve(seen)
             if self._refine:
                 result = self._refined(photo, seen, result)
-            found = self._captures(photo, faces, camera, result)
+            units = self._units(faces, result, guess)
+            found = self._captures(photo, faces, camera, result, units)
         if not found:
             raise NoFaceError(f"{_label(photo)}: no face could be fitted; try a larger or sharper picture")
         return found
 
-    def _observed(self, photo: Photo, faces: Sequence[Face], camera: Camera) -> Observed:
-        """State what the faces show, for the solver."""
+    def _observed(
+        self, faces: Sequence[Face], camera: Camera, guess: Tensor | None, confidence: Tensor | None
+    ) -> Observed:
+        """State what the faces show, for the solver; ``guess`` (B, 52) is of the ARKit units."""
         points = torch.from_numpy(np.stack([face.landmarks[:, :2] for face in faces]))
-        guess, confidence = self._guess(photo, faces) if self.head.speaks_arkit else (None, None)
+        if guess is not None and confidence is not None:
+            guess, confidence = self.solver.guess_of(guess, confidence)
         batch = len(faces)
         return Observed(
             points, camera.focal.expand(batch), camera.principal.expand(batch, 2), guess, confidence
         )
 
     def _guess(self, photo: Photo, faces: Sequence[Face]) -> tuple[Tensor | None, Tensor | None]:
-        """Guess the expressions by the encoder, or else by the face stage's scores, if it has any."""
+        """Guess the ARKit units by the encoder, or else by the face stage's scores, if it has any."""
         if self.encoder is not None:
             told = self.encoder.tell([cut_out(photo.pixels, face.landmarks) for face in faces])
             return guess_from_encoder(torch.from_numpy(told.expression), torch.from_numpy(told.variance))
@@ -237,8 +242,20 @@ class Reconstructor:
         residual, inliers = problem.quality(problem.evaluate(state))
         return replace(result, state=state, residual=residual, inliers=inliers)
 
+    def _units(self, faces: Sequence[Face], result: FitResult, guess: Tensor | None) -> Tensor:
+        """Return the ARKit units (B, 52): fitted, where the head knows them."""
+        units = self.solver.units_of(result.state.expression, guess)
+        if units is not None:
+            return units.clamp(0, 1)
+        scores = [face.scores for face in faces if face.scores is not None]
+        if len(scores) < len(faces):
+            raise UsageError(
+                f"the head model {self.head.id} has no ARKit units, and the face source no scores"
+            )
+        return torch.from_numpy(np.stack(scores)).clamp(0, 1)
+
     def _captures(
-        self, photo: Photo, faces: Sequence[Face], camera: Camera, result: FitResult
+        self, photo: Photo, faces: Sequence[Face], camera: Camera, result: FitResult, units: Tensor
     ) -> list[FittedFace]:
         """State the solution in the head model's own terms; a face whose fit fell apart is left out."""
         with torch.no_grad():
@@ -260,7 +277,7 @@ class Reconstructor:
                 expression=_row(expression, k),
                 pose=_row(pose, k),
                 translation=_row(translation, k),
-                arkit=_units(self.head, faces[k], _row(expression, k)),
+                arkit=_row(units, k),
                 landmarks68=_row(points, k),
                 box=faces[k].box[None],
                 score=np.array([faces[k].score], np.float32).clip(0, 1),
@@ -285,7 +302,7 @@ def reconstruct(
     """Reconstruct the heads in a photograph: one capture a face, the most prominent face first.
 
     The ARKit units of the captures are the fitted expression where the head model's coefficients are those
-    units (the open head's are), and otherwise the face networks' own scores.
+    units (the open head's are), or read off it where the head knows them; else the face networks' own scores.
 
     Args:
         image: A file, a ``Photo``, or upright (H, W, 3) uint8 RGB pixels.
@@ -362,15 +379,6 @@ def _camera(photo: Photo, faces: Sequence[Face], focal: float | None) -> Camera:
         largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
         focal = photo.focal_px or default_focal(largest.landmarks, photo.size)
     return Camera.create(focal, photo.size)
-
-
-def _units(head: HeadModel, face: Face, expression: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the ARKit units (1, 52) of a face: fitted, where the head model's expression speaks them."""
-    if head.speaks_arkit:
-        return expression.clip(0, 1)
-    if face.scores is None:
-        raise UsageError(f"the head model {head.id} has no ARKit units, and the face source no scores")
-    return face.scores[None].clip(0, 1)
 
 
 def _row(values: Tensor, k: int) -> npt.NDArray[np.float32]:

@@ -92,9 +92,9 @@ def choose_encoder(wanted: str | Path | bool, head: HeadModel) -> FaceEncoder | 
     Raises:
         AssetError: As ``open_encoder``.
     """
-    if wanted is False or not head.speaks_arkit:
+    if wanted is False or not head.knows_arkit:
         return None
-    return open_encoder(resource_path(SHIPPED)) if wanted is True else open_encoder(wanted, head)
+    return open_encoder(resource_path(SHIPPED)) if wanted is True else open_encoder(wanted, head.in_units)
 
 
 def open_encoder(path: str | Path, head: HeadModel | None = None) -> FaceEncoder:

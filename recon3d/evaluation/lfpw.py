@@ -163,7 +163,7 @@ def fit_landmarks68(found: Sequence[Detected], head: HeadModel, solver: Landmark
         pixels = torch.from_numpy(np.stack([face.landmarks[:, :2] for face in faces]))
         focal = [default_focal(face.landmarks, item.size) for face, item in zip(faces, batch, strict=True)]
         principal = torch.tensor([item.size for item in batch], dtype=torch.float32) / 2
-        guess, confidence = _guess(faces, head)
+        guess, confidence = _guess(faces, solver)
         result = solver.fit(pixels, torch.tensor(focal), principal, guess=guess, confidence=confidence)
         parts.append(project68(head, result.state, torch.tensor(focal), principal).numpy())
     return np.concatenate(parts)
@@ -175,11 +175,11 @@ def project68(head: HeadModel, state: FitState, focal: Tensor, principal: Tensor
     return landmarks68(head, Camera(focal, principal, (1, 1)).project(state.vertices(head))[..., :2])
 
 
-def _guess(faces: Sequence[Face], head: HeadModel) -> tuple[Tensor | None, Tensor | None]:
+def _guess(faces: Sequence[Face], solver: LandmarkSolver) -> tuple[Tensor | None, Tensor | None]:
     scores = [face.scores for face in faces if face.scores is not None]
-    if len(scores) < len(faces) or not head.speaks_arkit:
+    if len(scores) < len(faces):
         return None, None
-    return guess_from_scores(torch.from_numpy(np.stack(scores)))
+    return solver.guess_of(*guess_from_scores(torch.from_numpy(np.stack(scores))))
 
 
 def evaluate_lfpw(

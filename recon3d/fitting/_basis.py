@@ -88,14 +88,17 @@ def _linear(template: Tensor, directions: Tensor, theta: Tensor) -> Tensor:
 
 def reduce_head(head: HeadModel, kind: str, shapes: int, dtype: torch.dtype = torch.float32) -> LandmarkBasis:
     """Read template and directions off the head at the landmarks of ``kind``."""
-    basis = _at(head, head.embeddings[kind], shapes, dtype)
+    basis = embedded_basis(head, head.embeddings[kind], shapes, dtype)
     if kind != "ibug68":
         return basis
-    lines = _at(head, head.embeddings["contour"], shapes, dtype)
+    lines = embedded_basis(head, head.embeddings["contour"], shapes, dtype)
     return LandmarkBasis(basis.template, basis.directions, shapes, basis.turning, lines)
 
 
-def _at(head: HeadModel, embedding: LandmarkEmbedding, shapes: int, dtype: torch.dtype) -> LandmarkBasis:
+def embedded_basis(
+    head: HeadModel, embedding: LandmarkEmbedding, shapes: int, dtype: torch.dtype = torch.float32
+) -> LandmarkBasis:
+    """Read template and directions off the head at the points of an embedding."""
     corners = head.faces[embedding.triangle]
     weights = embedding.barycentric.to(dtype)[:, :, None]
     template = (head.v_template[corners].to(dtype) * weights).sum(1)

@@ -119,7 +119,7 @@ def _parts(batch: Sights) -> Iterator[Sights]:
         rows = slice(start, start + _BATCH)
         guess = None if batch.guess is None else batch.guess[rows]
         confidence = batch.confidence
-        if confidence is not None and confidence.ndim == 2:
+        if confidence is not None and confidence.ndim > 1:
             confidence = confidence[rows]
         yield Sights(batch.frame[rows], batch.pixels[rows], guess, confidence)
 

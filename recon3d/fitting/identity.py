@@ -176,7 +176,7 @@ def _thinned(seen: Observations, count: int) -> Observations:
         return seen
     index = torch.linspace(0, len(seen.pixels) - 1, count).round().long()
     confidence = seen.confidence
-    if confidence is not None and confidence.ndim == 2:
+    if confidence is not None and confidence.ndim > 1:
         confidence = confidence[index]
     guess = None if seen.guess is None else seen.guess[index]
     return Observations(seen.pixels[index], seen.principal, guess, confidence)

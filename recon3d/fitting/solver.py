@@ -10,6 +10,7 @@ Levenberg-Marquardt damping (_step.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from recon3d.fitting._start import starting_pose
 from recon3d.fitting._state import FitState
 from recon3d.fitting._step import equations, iterate
 from recon3d.fitting.controls import Controls
+from recon3d.fitting.units import UnitMap
 from recon3d.head.model import HeadModel
 
 
@@ -53,8 +55,8 @@ class Observed:
         pixels: (B, N, 2) landmarks, px.
         focal: (B,) px.
         principal: (B, 2) px.
-        guess: (B, E) an expression from elsewhere, or None.
-        confidence: (B, E) or (E,) its inverse variances, or None.
+        guess: (B, C) an expression from elsewhere, or None.
+        confidence: (B, C) or (C,) its inverse variances, (B, C, C) inverse covariances, or None.
     """
 
     pixels: Tensor
@@ -68,7 +70,7 @@ class Observed:
         rows = slice(k, k + 1)
         guess = None if self.guess is None else self.guess[rows]
         confidence = self.confidence
-        if confidence is not None and confidence.ndim == 2:
+        if confidence is not None and confidence.ndim > 1:
             confidence = confidence[rows]
         return Observed(self.pixels[rows], self.focal[rows], self.principal[rows], guess, confidence)
 
@@ -99,6 +101,7 @@ class LandmarkSolver:
         """Reduce the head to the landmarks of ``kind`` ("mediapipe478" or "ibug68")."""
         settings = settings or FitSettings()
         self.settings = replace(settings, shapes=min(settings.shapes, head.num_shape))
+        self.head = head
         self.basis = reduce_head(head, kind, self.settings.shapes)
         self.structure = Structure.of(self.basis, kind)
         self.controls = Controls.of(head)
@@ -124,8 +127,9 @@ class LandmarkSolver:
             focal: (B,) px.
             principal: (B, 2) px.
             start: Where to start; from a mean face in the best rigid pose when None.
-            guess: (B, E) an expression from elsewhere (an encoder, the face stage's scores) ...
-            confidence: (B, E) or (E,) ... and its inverse variances; both or neither.
+            guess: (B, C) an expression from elsewhere (an encoder, the face stage's scores; ``guess_of``) ...
+            confidence: (B, C) or (C,) ... and its inverse variances, or (B, C, C) its inverse covariances;
+                both or neither.
             fixed_shape: (B, S) or (1, S) identity that is known; then only pose and expression are solved.
         """
         problem = self.problem(pixels, focal, principal, fixed_shape=fixed_shape is not None)
@@ -139,6 +143,35 @@ class LandmarkSolver:
         seen = problem.evaluate(state)
         cost = seen.cost + prior.cost(torch.cat([state.shape, state.expression], dim=-1))
         return FitResult(state, *problem.quality(seen), cost)
+
+    def guess_of(self, units: Tensor, confidence: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Say a guess of the ARKit units in the head's own terms, as ``fit`` wants it.
+
+        Args:
+            units: (B, 52).
+            confidence: (B, 52) or (52,) inverse variances.
+
+        Returns:
+            Guess and confidence; None and None for a head that does not know the units.
+        """
+        if not self.head.knows_arkit:
+            return None, None
+        return (units, confidence) if self._units is None else self._units.guess_of(units, confidence)
+
+    def units_of(self, expression: Tensor, guess: Tensor | None = None) -> Tensor | None:
+        """Read the ARKit units (B, 52) off expressions (B, C); None if the head does not know them.
+
+        Args:
+            expression: As ``fit`` finds them.
+            guess: (B, 52) what was seen of the units: of those that the head hardly shows, more is known so.
+        """
+        if not self.head.knows_arkit:
+            return None
+        return expression if self._units is None else self._units.units_of(expression, guess)
+
+    @cached_property
+    def _units(self) -> UnitMap | None:
+        return None if self.head.speaks_arkit else UnitMap.of(self.head)
 
     def problem(
         self, pixels: Tensor, focal: Tensor, principal: Tensor, *, fixed_shape: bool = False
