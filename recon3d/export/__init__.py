@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
+from recon3d.conventions import JAW
 from recon3d.errors import MissingExtraError, UsageError
 from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.files import make_folder
@@ -48,24 +49,29 @@ class Format:
             used.
         textured: Whether it wants the photograph as a texture.
         extra: The extra of recon3d that installs what the module needs, or None.
+        own_terms: Whether it wants the expression in the head's own terms, and no other will do. The others
+            show it by the ARKit units, which animators know, on every head.
     """
 
     summary: str
     module: str
     textured: bool = False
     extra: str | None = None
+    own_terms: bool = False
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "obj": Format("textured mesh: mesh.obj, mesh.mtl, mesh.jpg", "recon3d.export.obj", textured=True),
+        "obj": Format(
+            "textured mesh: mesh.obj, mesh.mtl, mesh.jpg", "recon3d.export.obj", textured=True, own_terms=True
+        ),
         "glb": Format(
             "rigged head with the units as morph targets: mesh.glb, or animation.glb of a clip",
             "recon3d.export.glb",
             textured=True,
         ),
         "glb-skeleton": Format(
-            "the moving joints without a mesh: skeleton.glb", "recon3d.export.glb_skeleton"
+            "the moving joints without a mesh: skeleton.glb", "recon3d.export.glb_skeleton", own_terms=True
         ),
         "glb-curves": Format(
             "the units' names and curves without a head: curves.glb", "recon3d.export.glb_curves"
@@ -92,17 +98,24 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             "a textured mesh a frame, with head motion: obj/frame_000001.obj ...",
             "recon3d.export.obj_sequence",
             textured=True,
+            own_terms=True,
         ),
         "ply-sequence": Format(
             "a coloured binary mesh a frame, with head motion: ply/frame_000001.ply ...",
             "recon3d.export.ply_sequence",
+            own_terms=True,
         ),
         "arkit": Format("the 52 ARKit units by name: arkit.json", "recon3d.export.arkit_json"),
         "livelink": Format("Live Link Face take: <slate>_<take>_<subject>.csv", "recon3d.export.livelink"),
         "csv": Format("curves, head and box, one row a frame: curves.csv", "recon3d.export.curves_csv"),
         "json": Format("the same table: curves.json", "recon3d.export.curves_json"),
         "parquet": Format("the same table: curves.parquet", "recon3d.export.curves_parquet", extra="tables"),
-        "bvh": Format("head, jaw and eyes as bones: head.bvh", "recon3d.export.bvh"),
+        "bvh": Format("head, jaw and eyes as bones: head.bvh", "recon3d.export.bvh", own_terms=True),
+        "flame-params": Format(
+            "a FLAME head's parameters, for avatar tools: flame_params.npz",
+            "recon3d.export.flame_params",
+            own_terms=True,
+        ),
         "report": Format("a page to look at a clip with: report.html", "recon3d.export.report"),
     }
 )
@@ -145,7 +158,28 @@ def export(
         from recon3d.export.texture import bake_texture
 
         texture = bake_texture(capture, head, photo)
+    if not chosen.own_terms:
+        capture, head = in_units(capture, head)
     return write(capture, head, make_folder(Path(folder)), texture, options)
+
+
+def in_units(capture: Capture, head: HeadModel) -> tuple[Capture, HeadModel]:
+    """Say a capture by the ARKit units alone, on the head that has them; as it is, if it is said so already.
+
+    The units move jaw and eyeballs, so those joints rest. Heads that do not know the units stay as they are.
+
+    Raises:
+        InputError: The head is not the capture's.
+    """
+    if head.speaks_arkit or not head.knows_arkit:
+        return capture, head
+    from recon3d.export._still import check_head
+
+    check_head(capture, head)
+    pose = capture.pose.copy()
+    pose[:, JAW:] = 0
+    units = head.in_units
+    return replace(capture, head=units.id, expression=capture.arkit, pose=pose), units
 
 
 def check_installed(formats: Iterable[str]) -> None:
