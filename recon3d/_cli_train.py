@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,31 @@ if TYPE_CHECKING:
     from recon3d.training.stage1 import Score
 
 
-def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | None, as_json: bool) -> None:
+@dataclass(frozen=True)
+class Places:
+    """Files and folders that take the place of the configuration's.
+
+    Attributes:
+        renders: Where renders are kept.
+        recording: That expressions are drawn from.
+        head: The head model.
+    """
+
+    renders: Path | None = None
+    recording: Path | None = None
+    head: Path | None = None
+
+    def into(self, data: DataConfig) -> DataConfig:
+        """Return the configuration with these places."""
+        return replace(
+            data,
+            folder=data.folder if self.renders is None else str(self.renders),
+            recording=data.recording if self.recording is None else str(self.recording),
+            head=data.head if self.head is None else str(self.head),
+        )
+
+
+def run_stage1(config: str, out: Path, places: Places, as_json: bool) -> None:
     """Train the first stage and print its scores; with ``as_json`` the last line is one object.
 
     Raises:
@@ -23,7 +47,7 @@ def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | N
     from recon3d.training.stage1 import Stage1
 
     chosen = read_config(config)
-    data = _data(chosen.data, renders, recording)
+    data = places.into(chosen.data)
     scores = Stage1(replace(chosen, data=data), out, _say).run()
     if as_json:
         print(json.dumps({name: asdict(score) for name, score in scores.items()}))
@@ -33,12 +57,7 @@ def run_stage1(config: str, out: Path, renders: Path | None, recording: Path | N
 
 
 def run_stage2(
-    config: str,
-    out: Path,
-    start: tuple[Path | None, Path | None],
-    renders: Path | None,
-    recording: Path | None,
-    as_json: bool,
+    config: str, out: Path, start: tuple[Path | None, Path | None], places: Places, as_json: bool
 ) -> None:
     """Train the second stage and print its scores; with ``as_json`` the last line is one object.
 
@@ -52,7 +71,7 @@ def run_stage2(
     from recon3d.training.stage2 import Stage2
 
     chosen = read_stage2_config(config)
-    data = _data(chosen.data, renders, recording)
+    data = places.into(chosen.data)
     painted, scores = Stage2(replace(chosen, data=data), out, start[0], _say, start[1]).run()
     if as_json:
         print(json.dumps({"synthesis": asdict(painted)} | {k: asdict(v) for k, v in scores.items()}))
@@ -60,14 +79,6 @@ def run_stage2(
     print(f"painted: difference {painted.difference:.3f}, units read out again within {painted.cycle:.3f}")
     _print_scores(scores)
     print(f"weights: {out / 'encoder.safetensors'}, {out / 'painter.safetensors'}")
-
-
-def _data(data: DataConfig, renders: Path | None, recording: Path | None) -> DataConfig:
-    return replace(
-        data,
-        folder=data.folder if renders is None else str(renders),
-        recording=data.recording if recording is None else str(recording),
-    )
 
 
 def _say(line: str) -> None:

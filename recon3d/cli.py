@@ -540,13 +540,14 @@ def train_stage1(
     out: TrainOut = Path("stage1"),
     renders: Renders = None,
     recording: Recording = None,
+    head: Head = None,
     as_json: Json = False,
 ) -> None:
-    """Train the image encoder on renders of the open head. Interrupted, the same command goes on."""
+    """Train the image encoder on renders of a head model. Interrupted, the same command goes on."""
     with _exit_status() as status:
-        from recon3d._cli_train import run_stage1
+        from recon3d._cli_train import Places, run_stage1
 
-        run_stage1(config, out, renders, recording, as_json)
+        run_stage1(config, out, Places(renders, recording, head), as_json)
         status.append(0)
 
 
@@ -566,13 +567,14 @@ def train_stage2(
     ] = None,
     renders: Renders = None,
     recording: Recording = None,
+    head: Head = None,
     as_json: Json = False,
 ) -> None:
     """Train encoder and neural renderer from each other. Interrupted, the same command goes on."""
     with _exit_status() as status:
-        from recon3d._cli_train import run_stage2
+        from recon3d._cli_train import Places, run_stage2
 
-        run_stage2(config, out, (encoder, painter), renders, recording, as_json)
+        run_stage2(config, out, (encoder, painter), Places(renders, recording, head), as_json)
         status.append(0)
 
 

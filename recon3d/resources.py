@@ -9,6 +9,10 @@ from recon3d.errors import AssetError
 _PACKAGE = Path(__file__).resolve().parent
 
 
+#: The head model that comes with recon3d.
+OPEN_HEAD = "flame_model/open_head.npz"
+
+
 def resource_path(relative: str) -> Path:
     """Return the path of a shipped file such as ``"flame_model/open_head.npz"``.
 

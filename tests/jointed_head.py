@@ -1,7 +1,7 @@
 """The open head said in FLAME's manner: expressions without names, a jaw and eyeballs that turn, correctives.
 
 For tests of what depends on the manner and not on FLAME's looks. The coefficients are principal directions of
-the open head's units, less what jaw and eyeballs do.
+the open head's units, less what eyeballs do.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ Array = npt.NDArray[Any]
 _COUNT = 30
 
 
-def jointed_arrays(count: int = _COUNT, *, units: bool = True) -> dict[str, Array]:
-    """Return the arrays of such a head; ``units``: with the open head's as those carried over to it."""
+def jointed_arrays(
+    count: int = _COUNT, *, units: bool = True, left_out: tuple[str, ...] = ("eyeLook",)
+) -> dict[str, Array]:
+    """Return the arrays of such a head.
+
+    Args:
+        count: Components.
+        units: With the open head's units as those carried over to it.
+        left_out: Beginnings of names of units that the components do not show.
+    """
     with np.load(resource_path("flame_model/open_head.npz"), allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
     directions = arrays["exprdirs"].astype(np.float32)
-    moves = [k for k, name in enumerate(ARKIT_NAMES) if not name.startswith(("eyeLook", "jaw"))]
+    moves = [k for k, name in enumerate(ARKIT_NAMES) if not name.startswith(left_out)]
     basis, sizes, _ = np.linalg.svd(directions[..., moves].reshape(-1, len(moves)), full_matrices=False)
     arrays["exprdirs"] = (basis * sizes)[:, :count].reshape(len(directions), 3, -1).astype(np.float32) * 0.3
     # A little of FLAME's correctives: the chin gives as the jaw turns about X.
@@ -33,11 +41,15 @@ def jointed_arrays(count: int = _COUNT, *, units: bool = True) -> dict[str, Arra
     arrays["posedirs"] = correctives
     if units:
         arrays["arkitdirs"] = directions
+        flat = arrays["f"].ravel()
+        place = np.unique(flat, return_index=True)[1]  # every vertex is a corner
+        arrays["lmk_open_head_triangle"] = place // 3
+        arrays["lmk_open_head_barycentric"] = np.eye(3, dtype=np.float32)[place % 3]
     del arrays["expression_names"]
     return arrays
 
 
-def write_jointed_head(path: Path, count: int = _COUNT, *, units: bool = True) -> Path:
+def write_jointed_head(path: Path, count: int = _COUNT, **options: Any) -> Path:
     """Write such a head; return ``path``."""
-    np.savez(path, allow_pickle=False, **jointed_arrays(count, units=units))
+    np.savez(path, allow_pickle=False, **jointed_arrays(count, **options))
     return path

@@ -23,8 +23,7 @@ from recon3d.capture import Capture
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.errors import AssetError, InputError, NoFaceError, OutputError, UsageError
 from recon3d.head import HeadModel
-from recon3d.head.model import OPEN_HEAD
-from recon3d.resources import resource_path
+from recon3d.resources import OPEN_HEAD, resource_path
 
 FRAMES = 16
 

@@ -63,7 +63,7 @@ class Structure:
         first, second, pair_weights = landmark_pairs(kind)
         weights = torch.cat([landmark_weights(kind), pair_weights])
         shift = torch.eye(3).expand(len(basis.template), 3, 3)
-        single = torch.cat([_spin(basis.template), shift, basis.directions], dim=-1)
+        single = torch.cat([spin(basis.template), shift, basis.directions], dim=-1)
         rows = torch.cat([single, single[first] - single[second]])  # (L, 3, 6 + P)
         middles = (basis.template[first] + basis.template[second]) / 2
         group = torch.cat([_cluster(basis.template, _GROUPS), _GROUPS + _cluster(middles, _PAIR_GROUPS)])
@@ -248,7 +248,7 @@ def face_size(pixels: Tensor) -> Tensor:
     return 0.5 * extent.norm(dim=-1).clamp_min(1.0)
 
 
-def _spin(points: Tensor) -> Tensor:
+def spin(points: Tensor) -> Tensor:
     """Derivative of turned points to a small further rotation δ: δ × X, as (..., 3, 3) matrices in δ."""
     x, y, z = points.unbind(-1)
     zero = torch.zeros_like(x)

@@ -21,6 +21,8 @@ from recon3d.head.model import HeadModel
 _JAW = ((-0.06, 0.6), (-0.2, 0.2), (-0.12, 0.12)), (0.2, 0.04, 0.03)
 _EYE = ((-0.6, 0.6), (-0.8, 0.8), (0.0, 0.0)), (0.2, 0.25, 0.05)
 _TURNS = {JAW: _JAW, LEFT_EYE: _EYE, RIGHT_EYE: _EYE}
+#: Shapes that close an eye, among a PCA's components.
+_EYELID = "eyelid"
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,17 @@ class Controls:
         if head.speaks_arkit:
             return Controls.units(count)
         joints = tuple(joint for joint in _TURNS if joint < head.num_joints and head.weights[:, joint].any())
-        limits = [limit for joint in joints for limit in _TURNS[joint][0]]
-        usual = [one for joint in joints for one in _TURNS[joint][1]]
+        limits = torch.tensor([limit for joint in joints for limit in _TURNS[joint][0]]).view(-1, 2)
+        usual = torch.tensor([one for joint in joints for one in _TURNS[joint][1]])
+        names = head.expression_names or ("",) * count
+        closing = torch.tensor([name.startswith(_EYELID) for name in names], dtype=torch.bool)
+        free = torch.full((count,), math.inf)
         return Controls(
             count,
             joints,
-            torch.tensor([-math.inf] * count + [low for low, _ in limits]),
-            torch.tensor([math.inf] * count + [high for _, high in limits]),
-            torch.tensor([1.0] * count + usual),
+            torch.cat([torch.where(closing, 0.0, -free), limits[:, 0]]),
+            torch.cat([torch.where(closing, 1.0, free), limits[:, 1]]),
+            torch.cat([torch.where(closing, 0.5, torch.ones(count)), usual]),
         )
 
     @staticmethod

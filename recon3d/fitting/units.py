@@ -8,14 +8,17 @@ face; the way back is least squares with bounds. Both take whole clips at a time
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from recon3d.fitting._basis import LandmarkBasis, embedded_basis
 from recon3d.fitting._priors import natural_precision
+from recon3d.fitting._problem import spin
 from recon3d.fitting.controls import Controls
 from recon3d.head.model import HeadModel, LandmarkEmbedding
+from recon3d.head.rotation import axis_angle_to_matrix
 
 #: Points of the face, and of each eyeball, at which displacements are compared.
 _FACE_POINTS, _EYE_POINTS = 700, 40
@@ -25,6 +28,8 @@ _CLOSE, _INDEPENDENT = 0.0005, 60.0
 #: Cost of a unit, that what no face needs stays at zero, and how much faces as they are recorded count.
 _SPARSE, _NATURAL = 0.5, 0.05
 _STEPS, _SWEEPS = 12, 60
+#: A step that lowers the cost by less than this share is the last.
+_SETTLED = 1e-3
 #: Trust in a guess while units are read off a head, an inverse variance.
 _GUESSED = 50.0
 #: What a guess in units cannot tell of the controls, in parts of their usual size.
@@ -60,17 +65,24 @@ class UnitMap:
     def controls_of(self, units: Tensor) -> Tensor:
         """Return the controls (T, C) that do what units (T, 52) do, within their limits.
 
-        Gauss-Newton with the matrix of the head at rest and exact gradients: joints turn little enough.
+        Levenberg-Marquardt, each frame with a damping of its own, from what the units are as they begin.
         """
-        wanted = self.basis.template + torch.einsum("nku,tu->tnk", self.units, units)
-        step = torch.linalg.inv(self._matrix())
         values = self.controls.inside(units @ self._begun().T)
+        going, damping = torch.arange(len(units)), torch.full((len(units),), 1e-3)
         for _ in range(_STEPS):
-            moved = self.controls.inside(values - self._gradient(values, wanted) @ step)
-            settled = bool((moved - values).abs().max() < 1e-4) if len(units) else True
-            values = moved
-            if settled:
+            if not len(going):
                 break
+            wanted = self.basis.template + torch.einsum("nku,tu->tnk", self.units, units[going])
+            before = values[going]
+            cost, gradient = self._cost(before, wanted)
+            matrix = self._matrix(before)
+            matrix.diagonal(dim1=1, dim2=2).mul_(1 + damping[going, None])
+            moved = self.controls.inside(before - torch.linalg.solve(matrix, gradient))
+            lower = self._cost(moved, wanted, gradient=False)[0]
+            better = lower < cost
+            values[going] = torch.where(better[:, None], moved, before)
+            damping[going] *= torch.where(better, 0.2, 10.0)
+            going = going[((cost - lower).abs() > _SETTLED * cost) & (damping[going] < 1e3)]
         return values
 
     @torch.no_grad()
@@ -107,22 +119,76 @@ class UnitMap:
             right = right + _GUESSED * guess
         return bounded_least_squares(matrix, right)
 
-    def _gradient(self, values: Tensor, wanted: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf = values.detach().requires_grad_()
-            apart = (self.basis.place(leaf) - wanted).square().sum()
-            (gradient,) = torch.autograd.grad(0.5 * self.weight * apart, leaf)
-        return gradient + values / self.controls.deviation.square()
+    def _cost(self, values: Tensor, wanted: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
+        """What is minimised (T,), and its exact gradient (T, C) if that is asked for, else nothing."""
+        with torch.set_grad_enabled(gradient):
+            leaf = values.detach().requires_grad_(gradient)
+            apart = (self.basis.place(leaf) - wanted).square().sum((1, 2))
+            cost = 0.5 * (self.weight * apart + (leaf / self.controls.deviation).square().sum(1))
+            slope = torch.autograd.grad(cost.sum(), leaf)[0] if gradient else torch.empty(0)
+        return cost.detach(), slope
 
-    def _matrix(self) -> Tensor:
-        """(C, C) at rest, the prior included."""
-        flat = self.basis.directions.flatten(0, 1)
-        return self.weight * flat.T @ flat + torch.diag(self.controls.deviation**-2)
+    def _matrix(self, values: Tensor) -> Tensor:
+        """(T, C, C) nearly the Gauss-Newton matrix: without correctives, and of turns from where they are.
+
+        The coefficients' part is a fixed linear function of the turns, so no Jacobian is formed.
+        """
+        turning, count = self.basis.turning, self.controls.coefficients
+        prior = torch.diag(self.controls.deviation**-2)
+        if turning is None:
+            return (self._products[0] * self.weight + prior).expand(len(values), -1, -1).clone()
+        straight, mixed, carried = self._products
+        turns = axis_angle_to_matrix(values[:, count:].unflatten(1, (-1, 3)))
+        extra = turns - torch.eye(3)
+        first = torch.einsum("jabpq,tjab->tpq", mixed, extra)
+        second = torch.einsum("jbcpq,tjbc->tpq", carried, extra.mT @ extra)
+        block = straight + first + first.mT + second
+        columns = self._turning_columns(values, turns)  # (T, 3, N · 3 J)
+        cross = _products_of(self.basis.directions[..., :count], columns)
+        for j in range(turning.joints):
+            if bool(turning.lever_directions[j].any()):  # eyeballs do not change as they turn
+                cross += _products_of(turning.lever_directions[j], extra[:, j].mT @ columns)
+        flat = columns.view(len(values), 3 * len(self.basis.template), -1)
+        own = flat.mT @ flat
+        upper, lower = torch.cat([block, cross], dim=2), torch.cat([cross.mT, own], dim=2)
+        return torch.cat([upper, lower], dim=1) * self.weight + prior
+
+    def _turning_columns(self, values: Tensor, turns: Tensor) -> Tensor:
+        """What small turns of the joints do to the points: (T, 3, N · 3 J) m."""
+        turning = self.basis.turning
+        assert turning is not None
+        straight = values[:, : self.controls.coefficients]
+        added = straight @ turning.lever_directions.flatten(0, 2).T
+        lever = turning.lever + added.view(-1, *turning.lever.shape)
+        spun = spin(lever @ turns.mT)  # (T, J, N, 3, 3), the last is the axis
+        return spun.permute(0, 3, 2, 1, 4).flatten(2)
+
+    @cached_property
+    def _products(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over the points of products of directions (E, E), mixed with levers, and of levers alone."""
+        turning, count = self.basis.turning, self.controls.coefficients
+        straight = self.basis.directions[..., :count]
+        flat = straight.flatten(0, 1)
+        if turning is None:
+            return flat.T @ flat, flat, flat
+        lever = turning.lever_directions
+        mixed = torch.einsum("nap,jnbq->jabpq", straight, lever)
+        carried = torch.einsum("jnbp,jncq->jbcpq", lever, lever)
+        return flat.T @ flat, mixed, carried
 
     def _begun(self) -> Tensor:
         """(C, 52): controls of units that have hardly begun."""
         flat = self.basis.directions.flatten(0, 1)
-        return torch.linalg.solve(self._matrix(), self.weight * flat.T @ self.units.flatten(0, 1))
+        matrix = self.weight * flat.T @ flat + torch.diag(self.controls.deviation**-2)
+        return torch.linalg.solve(matrix, self.weight * flat.T @ self.units.flatten(0, 1))
+
+
+def _products_of(directions: Tensor, columns: Tensor) -> Tensor:
+    """Sum over the points: directions (N, 3, E) and columns (T, 3, N · K) to (T, E, K)."""
+    points, _, count = directions.shape
+    wide = columns.view(len(columns), 3 * points, -1).permute(1, 0, 2)
+    found = directions.permute(2, 1, 0).reshape(count, -1) @ wide.flatten(1)
+    return found.view(count, len(columns), -1).transpose(0, 1)
 
 
 def bounded_least_squares(matrix: Tensor, right: Tensor) -> Tensor:
@@ -159,7 +225,7 @@ def face_points(head: HeadModel) -> LandmarkEmbedding:
     fine = head.within("lips", "eyelids") & skin
     chosen = [_spread(head, skin & ~fine, _FACE_POINTS * 2 // 3), _spread(head, fine, _FACE_POINTS // 3)]
     chosen += [_spread(head, eye, _EYE_POINTS) for eye in eyes]
-    return _at_vertices(head, torch.cat(chosen))
+    return at_vertices(head, torch.cat(chosen))
 
 
 def _spread(head: HeadModel, inside: Tensor, count: int) -> Tensor:
@@ -176,7 +242,7 @@ def _spread(head: HeadModel, inside: Tensor, count: int) -> Tensor:
     return index[chosen]
 
 
-def _at_vertices(head: HeadModel, index: Tensor) -> LandmarkEmbedding:
+def at_vertices(head: HeadModel, index: Tensor) -> LandmarkEmbedding:
     """An embedding whose points are vertices."""
     flat = head.faces.flatten()
     first = torch.full((head.num_vertices,), -1).scatter_(0, flat.flip(0), torch.arange(len(flat)).flip(0))

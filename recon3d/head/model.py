@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from recon3d.conventions import ARKIT_NAMES, JOINT_NAMES
 from recon3d.errors import InputError
 from recon3d.head.rotation import axis_angle_to_matrix
-from recon3d.resources import resource_path
+from recon3d.resources import OPEN_HEAD, resource_path
 
-OPEN_HEAD = "flame_model/open_head.npz"
 _REQUIRED = ("v_template", "f", "shapedirs", "exprdirs", "J_regressor", "weights", "kintree_table")
 
 
@@ -99,6 +98,8 @@ class HeadModel(nn.Module):
         self.expression_names = tuple(str(n) for n in arrays.get("expression_names", ()))
         self.regions = {k[7:]: arrays[k].astype(bool) for k in arrays if k.startswith("region_")}
         self.embeddings = _embeddings(arrays)
+        #: Where on the open head each vertex (V,) lies; None for the open head itself, and if nobody knows.
+        self.on_open = self.embeddings.pop("open_head", None)
         self._fold_static_terms()
 
     def _fold_static_terms(self) -> None:
@@ -170,7 +171,7 @@ class HeadModel(nn.Module):
         arrays["kintree_table"] = np.array([self.parents, range(self.num_joints)])
         arrays |= {f"region_{name}": mask for name, mask in self.regions.items()}
         head = HeadModel(arrays, name=self.name, digest=f"{self.digest}+arkit").to(self.v_template)
-        head.embeddings = self.embeddings
+        head.embeddings, head.on_open = self.embeddings, self.on_open
         return head.requires_grad_(False)
 
     @cached_property
@@ -274,8 +275,8 @@ def _embeddings(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, LandmarkEmbedd
     return found
 
 
-def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read a head model's ``.npz`` without unpickling anything.
+def _read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str]:
+    """Read a head model's ``.npz`` without unpickling anything, and a digest of it.
 
     Raises:
         InputError: The file is missing, damaged, or is not a head model.
@@ -297,7 +298,7 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             continue
         scale = arrays.pop(f"{key}_scale", None)
         arrays[key] = arrays[key].astype(np.float32) * (1.0 if scale is None else scale)
-    return arrays
+    return arrays, hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _check_sizes(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -318,6 +319,13 @@ def _check_sizes(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         raise InputError(f"{path}: damaged head model: a face names a vertex that does not exist")
 
 
+def _read_any(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str]:
+    """Read a head model of ours or of another project's, and a digest of it."""
+    from recon3d.head.prepared import foreign_head, is_foreign
+
+    return foreign_head(path) if is_foreign(path) else _read_arrays(path)
+
+
 def load_head(
     path: str | Path | None = None,
     *,
@@ -326,12 +334,16 @@ def load_head(
 ) -> HeadModel:
     """Load a head model; the open head that ships with recon3d when ``path`` is None.
 
+    FLAME's own files and GNM's are taken as well. The first time that takes a minute, because their
+    landmarks and ARKit units have to be found (``prepared.py``).
+
     Raises:
         InputError: ``path`` is not a head model.
+        NoFaceError: Nothing on the head of another project's file looks like a face.
+        AssetError: The face networks' file, which is needed then, cannot be had.
     """
     file = resource_path(OPEN_HEAD) if path is None else Path(path)
-    arrays = _read_arrays(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    arrays, digest = _read_arrays(file) if path is None else _read_any(file)
     head = HeadModel(arrays, name=file.stem, digest=digest)
     head.requires_grad_(False)
     return head.to(device=device, dtype=dtype)

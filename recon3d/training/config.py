@@ -34,6 +34,7 @@ class DataConfig:
         workers: Processes that draw them.
         seed: Of everything random about them.
         recording: Live Link CSV that expressions are drawn from; none if empty.
+        head: File of the head model that is drawn, and whose identities are learnt; the open head if empty.
         photographs: Zip files or folders of photographs to learn from beside the renders. Their terms hold
             for the weights, too.
         photographs_share: Of each step's faces against its renders.
@@ -48,6 +49,7 @@ class DataConfig:
     workers: int = 2
     seed: int = 1
     recording: str = ""
+    head: str = ""
     photographs: tuple[str, ...] = ()
     photographs_share: float = 0.25
     clips: tuple[str, ...] = ()

@@ -39,10 +39,14 @@ class TrainingData:
         """Open the stores; nothing is drawn yet."""
         self._config, self._head, self._say = config, head, say
         self._mirror = Mirror.of(head)
-        recording, folder = config.recording or None, Path(config.folder)
+        folder = Path(config.folder)
+
+        def spec(settings: SyntheticSettings, seed: int, odd: bool) -> StoreSpec:
+            recording, file = config.recording or None, config.head or None
+            return StoreSpec(settings, seed, recording, odd, config.shard, file)
 
         def store(settings: SyntheticSettings, seed: int, odd: bool) -> RenderStore:
-            return RenderStore(folder, StoreSpec(settings, seed, recording, odd=odd, shard=config.shard))
+            return RenderStore(folder, spec(settings, seed, odd))
 
         self.train = store(TRAINING, config.seed, odd=False)
         self.held_out = {

@@ -63,7 +63,7 @@ class Stage1:
     def __init__(self, config: Stage1Config, folder: Path, say: Say = print) -> None:
         """Prepare a run that keeps its checkpoints, logs and weights in a folder."""
         self.config, self.folder, self._say = config, make_folder(folder), say
-        self.head = load_head()
+        self.head = load_head(config.data.head or None).in_units
         self.data = TrainingData(config.data, self.head, say)
 
     def run(self) -> dict[str, Score]:

@@ -101,7 +101,7 @@ class Stage2:
             OutputError: The folder cannot be written to.
         """
         self.config, self.folder, self._say = config, make_folder(folder), say
-        self.head = load_head()
+        self.head = load_head(config.data.head or None).in_units
         self.data = TrainingData(config.data, self.head, say)
         share = config.share, config.share_most
         self.loss = SynthesisLoss(self.head, config.painter.size, config.losses, share, self._likeness())

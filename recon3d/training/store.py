@@ -23,6 +23,7 @@ from torch import Tensor
 
 from recon3d.face._task import LANDMARKS, load_network
 from recon3d.files import atomic_path, make_folder
+from recon3d.head import load_head
 from recon3d.training.synthetic import Faces, SyntheticFaces, SyntheticSettings
 
 #: To be raised when the same specification no longer gives the same pictures.
@@ -41,6 +42,7 @@ class StoreSpec:
         recording: Live Link CSV that expressions are drawn from, or None.
         odd: Use the stretches of the recording that training leaves to evaluation.
         shard: Pictures a shard.
+        head: File of the head model, or None for the open head.
     """
 
     settings: SyntheticSettings
@@ -48,21 +50,25 @@ class StoreSpec:
     recording: str | None = None
     odd: bool = False
     shard: int = 1024
+    head: str | None = None
 
     def maker(self) -> SyntheticFaces:
         """Return what draws the pictures."""
         from recon3d.evaluation.synthetic import read_live_link
-        from recon3d.head import load_head
         from recon3d.training.expressions import ExpressionSampler
 
         rows = None if self.recording is None else read_live_link(self.recording).numpy()
         expressions = ExpressionSampler(rows, self.odd)
         network = load_network(LANDMARKS, threads=1)
-        return SyntheticFaces(load_head(), expressions, self.settings, seed=self.seed, landmarks=network)
+        head = load_head(self.head).in_units
+        return SyntheticFaces(head, expressions, self.settings, seed=self.seed, landmarks=network)
 
     def digest(self) -> str:
         """Return a short hash of the specification."""
         told = asdict(self) | {"recording": _fingerprint(self.recording), "version": VERSION}
+        told["head"] = None if self.head is None else load_head(self.head).form
+        if told["head"] is None:  # as before there was a choice, so that what was drawn stays good
+            del told["head"]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
