@@ -72,7 +72,7 @@ def run_export(
     reporter.begin(len(inputs), "captures")
     for path in inputs:
         try:
-            stem = names.claim(_named(path))
+            stem = names.claim(named(path))
             capture = read_take(path, model)
             written = write_outputs(
                 [capture], model, picture, out, stem, wanted, save_captures=False, options=options
@@ -88,10 +88,10 @@ def run_export(
     return reporter.exit_status()
 
 
-def _named(path: Path) -> Path:
+def named(path: Path) -> Path:
     """Return what a capture is called after: ``eve/capture.npz`` is ``eve``, ``adam.npz`` is ``adam``."""
     folder = path.absolute().parent.name
-    if path.name != "capture.npz" or not folder:
+    if path.name not in ("capture.npz", "flame_params.npz") or not folder:
         return path
     return path.with_name(f"{folder}.npz")
 

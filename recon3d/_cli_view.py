@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from recon3d._cli_report import Reporter
+from recon3d.export import in_units
 
 
 def run_view(
@@ -27,7 +28,7 @@ def run_view(
     from recon3d.media._open import shown
 
     model = load_head(head)
-    capture = read_take(path / "capture.npz" if path.is_dir() else path, model)
+    capture, model = in_units(read_take(path / "capture.npz" if path.is_dir() else path, model), model)
     try:
         with Viewer(capture, model, host=host, port=port) as viewer:
             reporter.done(path, f"{shown(path)}: {viewer.url}  (Ctrl-C ends)", url=viewer.url)
@@ -58,7 +59,8 @@ def run_window(path: Path, *, head: Path | None, reporter: Reporter) -> int:
         from recon3d.head import load_head
 
         model = load_head(head)
-        scene = capture_scene(read_take(path / "capture.npz" if path.is_dir() else path, model), model)
+        capture = read_take(path / "capture.npz" if path.is_dir() else path, model)
+        scene = capture_scene(*in_units(capture, model))
     reporter.done(path, f"{shown(path)}: in the window  (closing it ends)")
     with suppress(KeyboardInterrupt):
         show(scene, f"{path.name} - recon3d")

@@ -1,4 +1,4 @@
-"""Reading what holds an animated head: captures of ours, takes of Live Link Face, and clips."""
+"""Reading what holds an animated head: captures, Live Link Face takes, scores, FLAME parameters, clips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def read_take(path: str | Path, head: HeadModel, *, announce: Callable[[str], None] | None = None) -> Capture:
-    """Read ``capture.npz``, or by its ending a Live Link Face ``.csv``, which then drives the mean person.
+    """Read whatever holds an animated head.
+
+    That is a ``capture.npz``; a Live Link Face ``.csv``, or scores as ``.csv`` or ``.json`` (MediaPipe's, or
+    our own exports), which drive the mean person; and for a FLAME head the ``.npz`` of FLAME's parameters.
 
     Args:
         path: The file.
@@ -27,10 +30,8 @@ def read_take(path: str | Path, head: HeadModel, *, announce: Callable[[str], No
         NoFaceError: The clip shows no face.
         AssetError: The face networks' file cannot be had.
     """
-    if Path(path).suffix.lower() == ".csv":
-        from recon3d.export.livelink import read_livelink
-
-        return read_livelink(path, head)
+    if Path(path).suffix.lower() in (".csv", ".json"):
+        return _curves(path, head)
     if announce is not None:
         from recon3d.media.video import is_clip
 
@@ -41,9 +42,34 @@ def read_take(path: str | Path, head: HeadModel, *, announce: Callable[[str], No
     try:
         return Capture.load(path)
     except InputError as error:
-        if announce is None or not str(error).endswith("not a capture file"):
+        if not str(error).endswith("not a capture file"):
+            raise
+        from recon3d.export.flame_params import looks_like_flame_params
+
+        if looks_like_flame_params(path):
+            from recon3d.export._flame_read import read_flame_capture
+
+            return read_flame_capture(path, head)
+        if announce is None:
             raise
         raise InputError(f"{error}; give a clip, a capture.npz, or a Live Link Face .csv") from error
+
+
+def _curves(path: str | Path, head: HeadModel) -> Capture:
+    """Read units by themselves; scores have no head's turns."""
+    from recon3d.export._scores_read import looks_like_scores, read_scores
+
+    if not looks_like_scores(path):
+        from recon3d.export.livelink import read_livelink
+
+        return read_livelink(path, head)
+    from scipy.spatial.transform import Rotation
+
+    from recon3d.export._livelink_read import Turns, capture_of
+
+    scores = read_scores(path)
+    still = Turns(Rotation.identity(len(scores.units)))
+    return capture_of(scores.units, scores.times, scores.tracked, still, head, Path(path).name)
 
 
 def _reconstructed(path: Path, head: HeadModel, announce: Callable[[str], None]) -> Capture:

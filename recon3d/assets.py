@@ -121,10 +121,29 @@ EFFICIENTNET_LITE0 = Asset(
     ),
 )
 
+#: Size and hash as projects that check their downloads have published them; not tried where this was written.
+GNM_HEAD = Asset(
+    name="gnm",
+    filename="gnm_head.npz",
+    version="3.0",
+    size=53_328_601,
+    sha256="61d78bbfb4ad8e0b38495804a4caef3214d3df00f8c3f68761e63b41ce3747eb",
+    licence="Apache-2.0",
+    purpose="Google's GNM head model, for --head gnm",
+    sources=(
+        UrlSource(
+            "https://huggingface.co/google/gnm-v3/resolve/"
+            "c01e90d298d82301f9fd18f54806be751775cb7c/v3_0/gnm_head.npz"
+        ),
+    ),
+)
+
 #: Every file that taking captures may download, by name.
 MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (FACE_LANDMARKER,)}
 #: The same of training. ``recon3d models`` leaves these to who trains.
 TRAINING_MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (EFFICIENTNET_LITE0,)}
+#: Head models that can be called by a name; fetched when that is asked for.
+HEAD_MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (GNM_HEAD,)}
 
 
 def cache_folder() -> Path:
@@ -146,7 +165,7 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
     """Return the path of a verified copy of an asset, downloading it if need be.
 
     Args:
-        name: A key of :data:`MANIFEST` or :data:`TRAINING_MANIFEST` (the file's name is understood as well).
+        name: A key of one of the manifests here (the file's name is understood as well).
         quiet: Show no progress bar.
 
     Raises:
@@ -210,7 +229,7 @@ def read_member(archive: str | Path | BinaryIO, member: str, *, max_bytes: int) 
 
 
 def _find(name: str) -> Asset:
-    known = MANIFEST | TRAINING_MANIFEST
+    known = MANIFEST | HEAD_MANIFEST | TRAINING_MANIFEST
     for asset in known.values():
         if name in (asset.name, asset.filename):
             return asset

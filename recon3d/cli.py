@@ -34,6 +34,8 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure t
 app.add_typer(bench, name="bench")
 train = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train the networks anew.")
 app.add_typer(train, name="train")
+heads = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Head models.")
+app.add_typer(heads, name="head")
 models = typer.Typer(rich_markup_mode=None, help="The networks' files.")
 app.add_typer(models, name="models")
 
@@ -54,9 +56,28 @@ class AngleChoice(str, Enum):
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the results; created when missing.")]
+
+
+def _head_file(path: Path | None) -> Path | None:
+    """Refuse a head model that is not there; some have names, and are downloaded."""
+    if path is None or path.is_file():
+        return path
+    from recon3d.assets import HEAD_MANIFEST
+
+    if str(path) in HEAD_MANIFEST:
+        return path
+    problem = "is a directory" if path.is_dir() else "does not exist"
+    raise typer.BadParameter(f"File '{path}' {problem}.")
+
+
 Head = Annotated[
     Path | None,
-    typer.Option("--head", exists=True, dir_okay=False, help="Head model file; the open head by default."),
+    typer.Option(
+        "--head",
+        callback=_head_file,
+        metavar="<file>",
+        help="Head model: FLAME's .pkl, an .npz, or gnm; the open head by default.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where torch's networks run: cpu, cuda.")]
 Rate = Annotated[
@@ -317,6 +338,69 @@ def export(
         status.append(
             run_export(captures, out, wanted, head=head, photo=picture, options=options, reporter=reporter)
         )
+
+
+@app.command()
+def convert(
+    captures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CAPTURE...",
+            help="Captures, Live Link Face .csv, scores (.csv, .json), or FLAME parameters (.npz).",
+        ),
+    ],
+    out: Out,
+    head: Head = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            exists=True,
+            dir_okay=False,
+            help="Head model file that they are of, if not the open head.",
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", help="Write these, too: flame-params, livelink, glb..."),
+    ] = None,
+    fps: Rate = None,
+    device: AcceptedDevice = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say captures in the terms of another head model: FLAME's, a rig's, the open head's.
+
+    The results go to DIR/<name>/capture.npz, and the other formats beside it.
+    """
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_convert import run_convert
+        from recon3d._cli_export import export_options
+
+        options = export_options(fps=fps, angles=None, slate=None, take=1, subject="recon3d", names=None)
+        status.append(run_convert(captures, out, head, source, _split(formats), options, reporter))
+
+
+@heads.command("build")
+def head_build(
+    neutral: Annotated[
+        Path, typer.Option("--neutral", exists=True, dir_okay=False, help="OBJ file of the face at rest.")
+    ],
+    shapes: Annotated[
+        Path,
+        typer.Option(
+            "--shapes", exists=True, file_okay=False, help="Folder of OBJ files named after the ARKit units."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The head model, .npz.")] = Path("head.npz"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a head model of an artist's meshes, for --head everywhere."""
+    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_convert import run_head_build
+
+        status.append(run_head_build(neutral, shapes, out, reporter))
 
 
 @app.command()

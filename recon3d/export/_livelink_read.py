@@ -82,7 +82,8 @@ def read_livelink(path: str | Path, head: HeadModel, angles: Angles | None = Non
     turned = take.values[:, len(UNIT_COLUMNS) :] / per_radian
     eyes = tuple(from_angles(EYE_SIGN * turned[:, k : k + 3]) for k in (3, 6))
     has_eyes = bool(take.values[:, len(UNIT_COLUMNS) + 3 :].any())
-    return _capture(take, units, from_angles(turned[:, :3]), eyes if has_eyes else (), head, Path(path).name)
+    turns = Turns(from_angles(turned[:, :3]), eyes if has_eyes else ())
+    return capture_of(units, take.times, take.tracked, turns, head, Path(path).name)
 
 
 def _angle_unit(angles: Floats) -> Angles:
@@ -247,20 +248,38 @@ def _frame_rate(times: Floats) -> float:
 # ---- the capture ----
 
 
-def _capture(
-    take: _Take, units: Floats, turned: Rotation, eyes: Sequence[Rotation], head: HeadModel, source: str
+@dataclass(frozen=True)
+class Turns:
+    """How the head turns, and each eye, the left one first, if that is known; T rotations each."""
+
+    head: Rotation
+    eyes: Sequence[Rotation] = ()
+
+
+def capture_of(
+    units: Floats, times: Floats, tracked: npt.NDArray[np.bool_], turns: Turns, head: HeadModel, source: str
 ) -> Capture:
+    """Return curves as a capture of the mean person of a head model; see ``read_livelink``.
+
+    Args:
+        units: (T, 52) in [0, 1].
+        times: (T,) s.
+        tracked: (T,) false in frames without a face.
+        turns: T rotations.
+        head: Whose captures the result is one of.
+        source: Name of what the curves are from.
+    """
     from recon3d.capture import Capture
 
-    pose, translation = _placed(units, turned, eyes, head)
-    expression = units if head.speaks_arkit else np.zeros((len(units), head.num_expression))
+    expression, joints = _shown(units, head)
+    pose, translation = _placed(units, turns, joints, head)
     shape = np.zeros(head.num_shape, np.float32)
     points = _landmarks(head, shape, expression, pose, translation)
     return Capture(
         head=head.id,
         source=source,
-        fps=_frame_rate(take.times),
-        timestamps=take.times,
+        fps=_frame_rate(times),
+        timestamps=times,
         image_size=np.array(IMAGE_SIZE),
         focal=FOCAL,
         principal=np.array(IMAGE_SIZE) / 2,
@@ -271,22 +290,37 @@ def _capture(
         arkit=units.astype(np.float32),
         landmarks68=points,
         box=np.hstack([points.min(1), points.max(1)]),
-        score=take.tracked.astype(np.float32),
-        tracked=take.tracked,
+        score=tracked.astype(np.float32),
+        tracked=tracked,
     )
 
 
-def _placed(
-    units: Floats, turned: Rotation, eyes: Sequence[Rotation], head: HeadModel
-) -> tuple[Floats, Floats]:
+def _shown(units: Floats, head: HeadModel) -> tuple[Floats, Floats]:
+    """Say units in a head's own terms: expression (T, E), and the pose (T, J, 3) of its joints, rad."""
+    joints = np.zeros((len(units), head.num_joints, 3))
+    if head.speaks_arkit:
+        return units, joints
+    if not head.knows_arkit:
+        return np.zeros((len(units), head.num_expression)), joints
+    import torch
+
+    from recon3d.fitting.units import UnitMap
+
+    shown = UnitMap.of(head)
+    values = shown.controls_of(torch.as_tensor(units, dtype=torch.float32))
+    expression, pose = shown.controls.split(values, head.num_joints)
+    return expression.double().numpy(), pose.double().numpy()
+
+
+def _placed(units: Floats, turns: Turns, joints_at: Floats, head: HeadModel) -> tuple[Floats, Floats]:
     """Return pose (T, J, 3) rad and translation (T, 3) m of heads that turn about their neck."""
     joints = head.rest_joints(head.v_template.new_zeros(1, head.num_shape))[0].double().numpy()
-    seen = Rotation.from_matrix(FRONTAL) * turned
-    pose = np.zeros((len(units), head.num_joints, 3))
+    seen = Rotation.from_matrix(FRONTAL) * turns.head
+    pose = joints_at.copy()
     pose[:, 0] = seen.as_rotvec()
     neck = joints[min(NECK, len(joints) - 1)]
     front = joints[[LEFT_EYE, RIGHT_EYE]].mean(0) if len(joints) > RIGHT_EYE else neck
-    for side, joint, eye in zip(("Left", "Right"), (LEFT_EYE, RIGHT_EYE), eyes, strict=False):
+    for side, joint, eye in zip(("Left", "Right"), (LEFT_EYE, RIGHT_EYE), turns.eyes, strict=False):
         if joint < head.num_joints:
             by_units = unit_gaze(units, side) if head.speaks_arkit else Rotation.identity(len(units))
             pose[:, joint] = (eye * by_units.inv()).as_rotvec()

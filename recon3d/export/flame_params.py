@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from recon3d._npz import read_npz
+from recon3d._npz import member_names, read_npz
 from recon3d.conventions import GLOBAL, JAW, JOINT_NAMES, LEFT_EYE, NECK, RIGHT_EYE
 from recon3d.errors import InputError
 from recon3d.export._resample import at_rate
@@ -300,3 +300,9 @@ def _pair(found: Mapping[str, Array], key: str, name: str, *, whole: bool = Fals
     if found[key].size != 2:
         raise InputError(f"{name}: {key} has {found[key].size} numbers, 2 are wanted")
     return found[key].ravel().astype(np.int64 if whole else np.float64)
+
+
+def looks_like_flame_params(path: str | Path) -> bool:
+    """Tell from the names in it whether a file could be one that :func:`read_flame_params` reads."""
+    names = member_names(path)
+    return not names.isdisjoint(_SPELLINGS["expr"]) and "arkit_names" not in names

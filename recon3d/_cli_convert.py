@@ -1,0 +1,107 @@
+"""``recon3d convert`` and ``recon3d head build``: other heads than the one that something was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon3d._cli_export import named
+from recon3d._cli_report import Reporter
+from recon3d._results import FolderNames, check_formats, write_outputs
+from recon3d.errors import InputError
+from recon3d.export import FORMATS
+from recon3d.export.options import ExportOptions
+from recon3d.files import atomic_path, make_folder
+from recon3d.media._open import shown
+
+if TYPE_CHECKING:
+    from recon3d.capture import Capture
+    from recon3d.head import HeadModel
+
+
+def run_convert(
+    inputs: Sequence[Path],
+    out: Path,
+    target: Path | None,
+    source: Path | None,
+    formats: Sequence[str],
+    options: ExportOptions,
+    reporter: Reporter,
+) -> int:
+    """Say captures, takes, scores and FLAME parameters in another head's terms; return the exit status.
+
+    Args:
+        inputs: The files.
+        out: Folder of the results, DIR/<name>/capture.npz and what else is asked for.
+        target: File of the head that they are to be said in; the open head when None.
+        source: File of the head that captures are of, where it is neither the open head nor ``target``.
+        formats: Of ``recon3d.export.FORMATS``, besides.
+        options: What the exporters are told.
+        reporter: Told what was done.
+
+    Raises:
+        UsageError: No such format.
+        InputError: A head model cannot be used.
+    """
+    wanted = check_formats(formats, FORMATS)
+    from recon3d.head import load_head
+
+    heads = [load_head(), *(load_head(path) for path in (source, target) if path is not None)]
+    names = FolderNames()
+    reporter.begin(len(inputs), "captures")
+    for path in inputs:
+        try:
+            stem = names.claim(named(path))
+            found = _converted(path, heads, heads[-1] if target else heads[0])
+            head = heads[-1] if target else heads[0]
+            write_outputs([found], head, None, out, stem, wanted, options=options)
+            reporter.done(path, f"{shown(path)} -> {shown(out / stem)}", outputs=[str(out / stem)])
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # a fault in one capture must not stop the others
+            reporter.failed(path, error)
+    return reporter.exit_status()
+
+
+def _converted(path: Path, heads: Sequence[HeadModel], target: HeadModel) -> Capture:
+    """Read what holds an animated head, and say it in the target's terms."""
+    from recon3d._takes import read_take
+    from recon3d.convert import Converter
+    from recon3d.export.flame_params import is_flame
+
+    # Curves without a head become the target's at once; FLAME's parameters are of a FLAME head.
+    flame = next((head for head in heads if is_flame(head)), target)
+    capture = read_take(path, target if path.suffix.lower() in (".csv", ".json") else flame)
+    own = next((head for head in heads if head.id == capture.head), None)
+    if own is None:
+        raise InputError(
+            f"{shown(path)}: captured with the head model {capture.head}; name its file with --from"
+        )
+    return Converter(own, target, heads[0]).convert(capture)
+
+
+def run_head_build(neutral: Path, shapes: Path, out: Path, reporter: Reporter) -> int:
+    """Make a head model of a neutral mesh and a folder of its shapes; return the exit status.
+
+    Raises:
+        InputError: They cannot be used.
+        NoFaceError: Nothing on the mesh looks like a face.
+        OutputError: The file cannot be written.
+    """
+    import numpy as np
+
+    from recon3d.head.model import HeadModel
+    from recon3d.head.prepared import dress
+    from recon3d.head.rig import build_rig
+
+    reporter.total = 1
+    arrays = build_rig(neutral, shapes, say=reporter.say)
+    reporter.say(f"{shown(neutral)}: finding its landmarks takes a minute")
+    extra = dress(HeadModel(arrays, name=out.stem, digest="new"))
+    del extra["arkitdirs"]  # its own units are what it is made of
+    make_folder(out.parent)
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **(arrays | extra))
+    reporter.done(neutral, f"{shown(neutral)} -> {shown(out)}", outputs=[str(out)])
+    return 0
