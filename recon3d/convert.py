@@ -133,8 +133,9 @@ class Converter:
     def _placed(self, capture: Capture, values: Tensor, identity: Identity) -> FitState:
         """Where the target's head stands in the camera's space, so that the surfaces lie on each other."""
         rotation = axis_angle_to_matrix(torch.from_numpy(capture.pose[:, 0]))
-        root = self.source.rest_joints(torch.from_numpy(capture.shape)[None])[:, 0]
-        moved = torch.from_numpy(capture.translation) + root - torch.einsum("tij,bj->ti", rotation, root)
+        own = torch.from_numpy(capture.shape).expand(len(rotation), -1)
+        root = self.source.rest_joints(own, torch.from_numpy(capture.expression))[:, 0]
+        moved = torch.from_numpy(capture.translation) + root - torch.einsum("tij,tj->ti", rotation, root)
         return FitState(
             rotation @ identity.rotation,
             moved + torch.einsum("tij,j->ti", rotation, identity.shift),

@@ -39,6 +39,7 @@ def jointed_arrays(
     correctives = np.zeros((len(directions), 3, 36), np.float32)
     correctives[:, 2, 9 + 5] = 0.01 * arrays["weights"][:, 2]
     arrays["posedirs"] = correctives
+    arrays["joints_follow_expression"] = np.array(True)
     if units:
         arrays["arkitdirs"] = directions
         flat = arrays["f"].ravel()

@@ -125,9 +125,9 @@ def _turning(
     lever -= mass[..., None] * at[:, None]
     directions = torch.cat([head.shapedirs[..., :shapes], head.exprdirs], dim=-1).to(dtype)
     moved = torch.einsum("jnc,ncxp->jnxp", share, directions[corners])
-    # Joints follow the identity, not the expression.
-    at = torch.einsum("jv,vxs->jxs", head.J_regressor[chosen].to(dtype), directions[..., :shapes])
-    moved[..., :shapes] -= torch.einsum("jn,jxs->jnxs", mass, at)
+    follow = directions.shape[-1] if head.joints_follow_expression else shapes
+    at = torch.einsum("jv,vxs->jxs", head.J_regressor[chosen].to(dtype), directions[..., :follow])
+    moved[..., :follow] -= torch.einsum("jn,jxs->jnxs", mass, at)
     columns = [9 * (joint - 1) + k for joint in joints for k in range(9)]
     correctives = (
         head.posedirs[..., columns]

@@ -51,7 +51,7 @@ class FitState:
         shape = self.whole_shape(head)
         expression, pose = Controls.of(head).split(self.expression, head.num_joints)
         pose[:, 0] = matrix_to_axis_angle(self.rotation)
-        root = head.rest_joints(shape)[:, 0]
+        root = head.rest_joints(shape, expression)[:, 0]
         turned = torch.einsum("bij,bj->bi", self.rotation, root)
         return Posed(shape, expression, pose, self.translation + turned - root)
 

@@ -95,6 +95,8 @@ class HeadModel(nn.Module):
         self.register_buffer("arkitdirs", torch.tensor(units, dtype=torch.float32))
         self.parents = tuple(int(p) if 0 <= p < joints else -1 for p in arrays["kintree_table"][0])
         self.joint_names = JOINT_NAMES[:joints]
+        #: As in FLAME, joints are read off the face as it is, expression included; else off the identity.
+        self.joints_follow_expression = bool(arrays.get("joints_follow_expression", False))
         self.expression_names = tuple(str(n) for n in arrays.get("expression_names", ()))
         self.regions = {k[7:]: arrays[k].astype(bool) for k in arrays if k.startswith("region_")}
         self.embeddings = _embeddings(arrays)
@@ -107,8 +109,9 @@ class HeadModel(nn.Module):
         basis = torch.cat([self.shapedirs, self.exprdirs], dim=-1).flatten(0, 1).T.contiguous()
         self.register_buffer("_basis", basis, persistent=False)  # (S + E, 3 V)
         self.register_buffer("_joint_template", self.J_regressor @ self.v_template, persistent=False)
-        joint_dirs = torch.einsum("jv,vks->sjk", self.J_regressor, self.shapedirs).flatten(1)
-        self.register_buffer("_joint_dirs", joint_dirs.contiguous(), persistent=False)  # (S, 3 J)
+        for name, moves in (("_joint_dirs", self.shapedirs), ("_joint_exprdirs", self.exprdirs)):
+            joint_dirs = torch.einsum("jv,vks->sjk", self.J_regressor, moves).flatten(1)
+            self.register_buffer(name, joint_dirs.contiguous(), persistent=False)  # (S, 3 J), (E, 3 J)
 
     @property
     def num_vertices(self) -> int:
@@ -186,9 +189,11 @@ class HeadModel(nn.Module):
         offsets = torch.cat([shape, expression], dim=-1) @ basis
         return self.v_template + offsets.view(-1, self.num_vertices, 3)
 
-    def rest_joints(self, shape: Tensor) -> Tensor:
-        """Return the joints before posing: (B, S) coefficients to (B, J, 3) m."""
+    def rest_joints(self, shape: Tensor, expression: Tensor | None = None) -> Tensor:
+        """Return the joints before posing, (B, J, 3) m; expressions (B, E) count on some heads."""
         offsets = shape @ self.get_buffer("_joint_dirs")
+        if expression is not None and self.joints_follow_expression:
+            offsets = offsets + expression @ self.get_buffer("_joint_exprdirs")
         rest: Tensor = self.get_buffer("_joint_template") + offsets.view(-1, self.num_joints, 3)
         return rest
 
@@ -210,7 +215,7 @@ class HeadModel(nn.Module):
             eye = torch.eye(3, dtype=pose.dtype, device=pose.device)
             feature = (rotations[:, 1:] - eye).flatten(1)
             vertices = vertices + torch.einsum("vkp,bp->bvk", self.posedirs, feature)
-        rest = self.rest_joints(shape)
+        rest = self.rest_joints(shape, expression)
         rotation, translation = _chain(rotations, rest, self.parents)
         # Linear blend skinning. The blended 3×4 transform of every vertex, column by column: (4, B, V, 3).
         columns = torch.cat([rotation, translation[..., None]], dim=-1).permute(3, 0, 1, 2)
@@ -321,9 +326,12 @@ def _check_sizes(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
 
 def _read_any(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str]:
     """Read a head model of ours or of another project's, and a digest of it."""
-    from recon3d.head.prepared import foreign_head, is_foreign
+    from recon3d.assets import HEAD_MANIFEST, fetch
+    from recon3d.head.prepared import foreign_head, is_ours
 
-    return foreign_head(path) if is_foreign(path) else _read_arrays(path)
+    if str(path) in HEAD_MANIFEST and not path.exists():
+        path = fetch(str(path))
+    return _read_arrays(path) if is_ours(path) else foreign_head(path)
 
 
 def load_head(
@@ -335,7 +343,7 @@ def load_head(
     """Load a head model; the open head that ships with recon3d when ``path`` is None.
 
     FLAME's own files and GNM's are taken as well. The first time that takes a minute, because their
-    landmarks and ARKit units have to be found (``prepared.py``).
+    landmarks and ARKit units have to be found (``prepared.py``). "gnm" is downloaded.
 
     Raises:
         InputError: ``path`` is not a head model.
