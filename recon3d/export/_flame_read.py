@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from recon3d.conventions import FRONTAL
+from recon3d.conventions import FRONTAL, GLOBAL, LEFT_EYE, RIGHT_EYE
 from recon3d.errors import InputError
 from recon3d.export._livelink_read import FOCAL, IMAGE_SIZE
 from recon3d.export.flame_params import FlameParams, is_flame, read_flame_params
@@ -23,16 +23,14 @@ Floats = npt.NDArray[np.floating]
 
 #: Frames per second of a file that does not tell; how far before the camera a head of no known place is, m.
 _FPS, _DISTANCE = 25.0, 0.8
-#: A head nearer than this is not before the camera, m.
-_NEAR = 0.15
 _BATCH = 256
 
 
 def read_flame_capture(path: str | Path, head: HeadModel) -> Capture:
     """Read FLAME's parameters as a capture of a FLAME head; the ARKit units are read off its geometry.
 
-    A file of ours, or one with a camera, is taken as it stands. Others may mean any space: a head that looks
-    along +Z of a world with +Y up is turned to face the camera, and put before it.
+    A file of ours, or one with a camera, is taken as it stands. Others may mean any space: a head that stands
+    in a world with +Y up is turned over, and all are put before the camera, where they stand on average.
 
     Raises:
         InputError: The file cannot be read, the head is not FLAME's, or has fewer components.
@@ -54,7 +52,7 @@ def _capture(params: FlameParams, head: HeadModel, name: str) -> Capture:
 
     shape = _fitted(params.shape[None], head.num_shape, name, "identity")[0]
     expression = _fitted(params.expression, head.num_expression, name, "expression")
-    pose, translation = _placed(params)
+    pose, translation = _placed(params, head)
     size = IMAGE_SIZE if params.image_size is None else tuple(params.image_size.tolist())
     principal = np.array(size) / 2 if params.principal is None else params.principal
     focal = FOCAL if params.focal is None else params.focal
@@ -102,7 +100,7 @@ def _fitted(rows: Floats, count: int, name: str, what: str) -> npt.NDArray[np.fl
     return found
 
 
-def _placed(params: FlameParams) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _placed(params: FlameParams, head: HeadModel) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Pose (T, J, 3) and translation (T, 3) before our camera."""
     pose, translation = params.pose.astype(np.float64), params.translation.astype(np.float64)
     if params.focal is not None:
@@ -112,6 +110,7 @@ def _placed(params: FlameParams) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     if turned.apply([0.0, 1.0, 0.0])[:, 1].mean() > 0:  # heads stand upright with +Y up
         turned, translation = half * turned, half.apply(translation)
         pose[:, 0] = turned.as_rotvec()
-    if translation[:, 2].min() < _NEAR:
-        translation[:, 2] += _DISTANCE - translation[:, 2].mean()
-    return pose, translation
+    eyes = head.rest_joints(head.v_template.new_zeros(1, head.num_shape))[0].double().numpy()
+    root, between = eyes[GLOBAL], eyes[[LEFT_EYE, RIGHT_EYE]].mean(0)
+    seen = turned.apply(between - root) + root + translation
+    return pose, translation + np.array([0.0, 0.0, _DISTANCE]) - seen.mean(0)

@@ -29,6 +29,9 @@ Floats = npt.NDArray[np.float64]
 
 _IRIS = slice(468, 478)
 _JAW_POINTS = 17
+#: How much higher or lower than where they are seen the jaw's points may lie, m: the nearest skin that is no ear
+#: may be above it, or behind.
+_LEVEL = 0.012
 _SIZE = 320
 
 
@@ -44,7 +47,12 @@ class EmbeddingResult:
 
 
 def embed_landmarks(
-    head: HeadModel, source: FaceSource, *, renders: int = 96, seed: int = 0
+    head: HeadModel,
+    source: FaceSource,
+    *,
+    renders: int = 96,
+    seed: int = 0,
+    around: npt.NDArray[np.bool_] | None = None,
 ) -> EmbeddingResult:
     """Place the 478 dense landmarks on ``head``.
 
@@ -53,6 +61,8 @@ def embed_landmarks(
         source: The dense face source.
         renders: How many pictures to draw.
         seed: Of the identities and views.
+        around: (V,) the vertices whose middle is shown in the middle, where a head has more than a head's
+            vertices, such as shoulders; None takes all.
 
     Raises:
         NoFaceError: The detector finds no face on most renders.
@@ -60,7 +70,7 @@ def embed_landmarks(
     rng = np.random.default_rng(seed)
     readings = []
     for _ in range(renders):
-        reading = _read_one(head, source, rng)
+        reading = _read_one(head, source, rng, around)
         if reading is not None:
             readings.append(reading)
     if len(readings) < max(4, renders // 4):
@@ -83,14 +93,32 @@ def ibug68(head: HeadModel, dense: LandmarkEmbedding) -> LandmarkEmbedding:
     sparse = (ibug68_weights(points(head.v_template)) @ points(surface)).double().numpy()
     skin = _skin_triangles(head)
     ears = torch.from_numpy(head.regions.get("ears", np.zeros(head.num_vertices, bool)))
-    jaw = closest_on_surface(head, sparse[:_JAW_POINTS], skin[~ears[head.faces[skin]].any(1)])
+    jaw = _beside_the_ears(head, sparse[:_JAW_POINTS], skin[~ears[head.faces[skin]].any(1)])
     rest = closest_on_surface(head, sparse[_JAW_POINTS:], skin)
     return LandmarkEmbedding(
         torch.cat([jaw.triangle, rest.triangle]), torch.cat([jaw.barycentric, rest.barycentric])
     )
 
 
-def _read_one(head: HeadModel, source: FaceSource, rng: np.random.Generator) -> Floats | None:
+def _beside_the_ears(head: HeadModel, points: Floats, triangles: Tensor) -> LandmarkEmbedding:
+    """Put the jaw's points (17, 3) on the skin before the ears, at about their own height."""
+    height = reference_surface(head)[head.faces[triangles], 1].mean(1)
+    level = [(height - float(point[1])).abs() < _LEVEL for point in points]
+    found = [
+        closest_on_surface(head, point[None], triangles[near] if bool(near.any()) else triangles)
+        for point, near in zip(points, level, strict=True)
+    ]
+    return LandmarkEmbedding(
+        torch.cat([one.triangle for one in found]), torch.cat([one.barycentric for one in found])
+    )
+
+
+def _read_one(
+    head: HeadModel,
+    source: FaceSource,
+    rng: np.random.Generator,
+    around: npt.NDArray[np.bool_] | None = None,
+) -> Floats | None:
     """Draw one random view; return the landmarks on the template (478, 3), or None without a face."""
     shape = torch.tensor(rng.normal(0, 0.6, (1, head.num_shape)), dtype=torch.float32)
     turn = rng.uniform(-1, 1, 3) * np.deg2rad([14, 20, 6])
@@ -100,7 +128,8 @@ def _read_one(head: HeadModel, source: FaceSource, rng: np.random.Generator) -> 
     pose[:, 0] = matrix_to_axis_angle(rotation)
     distance = rng.uniform(0.6, 1.3)
     vertices = head(shape, rng.uniform(0.3, 1.2) * _opened(head), pose).vertices
-    vertices = vertices - vertices.mean(1, keepdim=True) + torch.tensor([0.0, 0.0, distance])
+    shown_around = vertices if around is None else vertices[:, torch.from_numpy(around)]
+    vertices = vertices - shown_around.mean(1, keepdim=True) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.create(0.72 * _SIZE * distance / 0.2, (_SIZE, _SIZE))
     shown = render_head(vertices, head.faces, camera, head.colors, lighting=SOFT, supersample=2)
     faces = source.find((shown.image[0].clamp(0, 1) * 255).byte().numpy(), max_faces=1)
@@ -138,7 +167,9 @@ def _skin_triangles(head: HeadModel) -> Tensor:
 
 
 def _eye_triangles(head: HeadModel) -> Tensor:
-    ball = head.regions.get("eyeballs", np.ones(head.num_vertices, bool))
+    ball = head.regions.get("eyeballs", np.zeros(head.num_vertices, bool))
+    if not ball.any():  # unknown, or a head without eyes: then the irises lie on whatever is seen there
+        ball = np.ones(head.num_vertices, bool)
     return torch.tensor(np.flatnonzero(ball[head.faces.numpy()].all(1)))
 
 
