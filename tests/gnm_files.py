@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recon3d.head import load_head
+
 Array = npt.NDArray[Any]
 
 PARTS = ("skin", "left_eye", "right_eye", "upper_teeth_and_gums", "lower_teeth_and_gums", "tongue")
@@ -176,3 +178,44 @@ def gnm_vertices(
         moved = vertices @ matrix[:3, :3].T + (matrix[:3, 3] - matrix[:3, :3] @ joints[j])
         posed += own["skinning_weights"][j][:, None] * moved
     return posed, np.stack([matrix[:3, 3] for matrix in world])
+
+
+def gnm_of_open_head() -> dict[str, Array]:
+    """Return the open head in GNM's layout and sizes: with a face, and without a jaw joint."""
+    head = load_head()
+    count, vertices, regions = head.num_vertices, head.v_template.numpy(), head.regions
+    units = head.exprdirs.numpy().reshape(3 * count, -1).astype(np.float64)
+    basis, sizes, _ = np.linalg.svd(units, full_matrices=False)
+    expression, identity = np.zeros((383, count, 3)), np.zeros((253, count, 3))
+    expression[: units.shape[1]] = (basis * sizes / 3).T.reshape(-1, count, 3)
+    identity[: head.num_shape] = head.shapedirs.permute(2, 0, 1).numpy()
+    weights, chosen = head.weights.numpy(), head.J_regressor.numpy()[[0, 1, 3, 4]]
+    groups = {
+        "skin": ~(regions["eyeballs"] | regions["teeth"] | regions["tongue"]),
+        "left_eye": regions["left_eyeball"],
+        "right_eye": regions["right_eyeball"],
+        "tongue": regions["tongue"],
+        "upper_teeth_and_gums": regions["teeth"],
+        "hockey_mask": regions["face"],
+        "upper_lip": regions["lips"],
+        "ears": regions["ears"],
+        "mouth_sock": regions["mouth_inside"],
+    }
+    arrays = gnm_arrays() | {
+        "template_vertex_positions": vertices,
+        "vertex_identity_basis": identity,
+        "expression_basis": expression,
+        "template_joint_positions": chosen @ vertices,
+        "joint_identity_basis": np.einsum("jv,svk->sjk", chosen, identity),
+        "joint_regressor": chosen,
+        "skinning_weights": np.stack([weights[:, 0], weights[:, 1] + weights[:, 2], *weights[:, 3:].T]),
+        "expression_names": np.array([f"expression_{k:03d}" for k in range(383)]),
+        "identity_names": np.array([f"identity_{k:03d}" for k in range(253)]),
+        "triangles": head.faces.numpy().astype(np.int32),
+        "vertex_groups": np.array(list(groups.values())),
+        "vertex_group_names": np.array(list(groups)),
+        "mesh_component_names": np.array(list(groups)[:5]),
+    }
+    for name in ("pose_correctives_regressor", "triangle_uvs", "quads", "quad_uvs", "mirror_indices"):
+        del arrays[name]
+    return {k: a.astype(np.float32) if a.dtype.kind in "fb" else a for k, a in arrays.items()}
