@@ -29,8 +29,8 @@ Floats = npt.NDArray[np.float64]
 
 _IRIS = slice(468, 478)
 _JAW_POINTS = 17
-#: How much higher or lower than where they are seen the jaw's points may lie, m: the nearest skin that is no ear
-#: may be above it, or behind.
+#: How much higher or lower than where they are seen the jaw's points may lie, m: the nearest skin that is no
+#: ear may be above it, or behind.
 _LEVEL = 0.012
 _SIZE = 320
 
