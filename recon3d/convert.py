@@ -21,7 +21,7 @@ from recon3d.export._still import check_head
 from recon3d.fitting import FitState
 from recon3d.fitting._problem import spin
 from recon3d.fitting.controls import Controls
-from recon3d.fitting.units import UnitMap
+from recon3d.fitting.units import UnitMap, at_vertices
 from recon3d.head import HeadModel, load_head
 from recon3d.head.contour import landmarks68
 from recon3d.head.model import LandmarkEmbedding
@@ -104,7 +104,7 @@ class Converter:
 
     def _said(self, capture: Capture, units: Tensor, identity: Identity) -> Capture:
         head, controls = self.target, Controls.of(self.target)
-        values = units if head.speaks_arkit else _in_parts(UnitMap.of(head).controls_of, units)
+        values = units if head.speaks_arkit else UnitMap.of(head).controls_of(units)
         expression, pose = controls.split(values, head.num_joints)
         state = self._placed(capture, values, identity)
         pose[:, 0] = state.posed(head).pose[:, 0]
@@ -188,7 +188,7 @@ def _pairs(
     assert other.on_open is not None
     weight = _weights(other)
     index = torch.nonzero(weight)[:, 0]
-    own = _vertices(other, index)
+    own = at_vertices(other, index)
     on_open = LandmarkEmbedding(other.on_open.triangle[index], other.on_open.barycentric[index])
     pair = (own, on_open) if other is source else (on_open, own)
     return *pair, weight[index]
@@ -206,12 +206,6 @@ def _weights(head: HeadModel) -> Tensor:
     return share * around
 
 
-def _vertices(head: HeadModel, index: Tensor) -> LandmarkEmbedding:
-    from recon3d.fitting.units import at_vertices
-
-    return at_vertices(head, index)
-
-
 def _at(values: Tensor, head: HeadModel, points: LandmarkEmbedding) -> Tensor:
     """Interpolate values (V, ...) at points: (N, ...)."""
     weights = points.barycentric.to(values)
@@ -226,8 +220,3 @@ def _rigid(points: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     sign = torch.diag(torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vt).sign())]))
     rotation = u @ sign @ vt
     return rotation, aim - rotation @ middle
-
-
-def _in_parts(work: object, rows: Tensor) -> Tensor:
-    parts = [work(rows[k : k + _FRAMES]) for k in range(0, len(rows), _FRAMES)]  # type: ignore[operator]
-    return torch.cat(parts)

@@ -30,6 +30,8 @@ _SPARSE, _NATURAL = 0.5, 0.05
 _STEPS, _SWEEPS = 12, 60
 #: A step that lowers the cost by less than this share is the last.
 _SETTLED = 1e-3
+#: So many frames are held at once, that memory does not grow with a clip.
+_FRAMES = 256
 #: Trust in a guess while units are read off a head, an inverse variance.
 _GUESSED = 50.0
 #: What a guess in units cannot tell of the controls, in parts of their usual size.
@@ -67,6 +69,10 @@ class UnitMap:
 
         Levenberg-Marquardt, each frame with a damping of its own, from what the units are as they begin.
         """
+        return torch.cat([self._nearest(some) for some in units.split(_FRAMES)])
+
+    def _nearest(self, units: Tensor) -> Tensor:
+        """Do ``controls_of`` for a few frames."""
         values = self.controls.inside(units @ self._begun().T)
         going, damping = torch.arange(len(units)), torch.full((len(units),), 1e-3)
         for _ in range(_STEPS):
@@ -110,10 +116,12 @@ class UnitMap:
             values: (T, C).
             guess: (T, 52) what others say of them: the head does not show all units equally well.
         """
-        moved = self.basis.place(values) - self.basis.template
         flat = self.units.flatten(0, 1)
         matrix = self.weight * flat.T @ flat + _NATURAL * natural_precision(0.1, 0.2)
-        right = self.weight * moved.flatten(1) @ flat - _SPARSE
+        moved = [
+            (self.basis.place(some) - self.basis.template).flatten(1) @ flat for some in values.split(_FRAMES)
+        ]
+        right = self.weight * torch.cat(moved) - _SPARSE
         if guess is not None:
             matrix = matrix + _GUESSED * torch.eye(len(matrix))
             right = right + _GUESSED * guess
@@ -170,7 +178,7 @@ class UnitMap:
         straight = self.basis.directions[..., :count]
         flat = straight.flatten(0, 1)
         if turning is None:
-            return flat.T @ flat, flat, flat
+            return flat.T @ flat, flat[:0], flat[:0]
         lever = turning.lever_directions
         mixed = torch.einsum("nap,jnbq->jabpq", straight, lever)
         carried = torch.einsum("jnbp,jncq->jbcpq", lever, lever)
