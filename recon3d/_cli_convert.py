@@ -1,4 +1,4 @@
-"""``recon3d convert`` and ``recon3d head build``: other heads than the one that something was made with."""
+"""``recon3d convert`` and ``recon3d head``: other heads than the one that something was made with."""
 
 from __future__ import annotations
 
@@ -105,3 +105,51 @@ def run_head_build(neutral: Path, shapes: Path, out: Path, reporter: Reporter) -
         np.savez_compressed(file, allow_pickle=False, **(arrays | extra))
     reporter.done(neutral, f"{shown(neutral)} -> {shown(out)}", outputs=[str(out)])
     return 0
+
+
+def run_head_info(path: Path | None, as_json: bool) -> int:
+    """Say what a head model is and knows; return the exit status.
+
+    Raises:
+        InputError: It cannot be used.
+    """
+    import json
+
+    from recon3d.head import load_head
+
+    head = load_head(path)
+    own = "the ARKit units" if head.speaks_arkit else "its own"
+    if head.knows_arkit and not head.speaks_arkit:
+        own += ", and the ARKit units"
+    facts: dict[str, object] = {
+        "head": head.id,
+        "kind": _kind(path),
+        "vertices": head.num_vertices,
+        "triangles": len(head.faces),
+        "identity components": head.num_shape,
+        "expression components": head.num_expression,
+        "expressions": own,
+        "joints": ", ".join(head.joint_names),
+        "texture coordinates": bool(len(head.uv)),
+        "landmarks": ", ".join(sorted(head.embeddings)),
+    }
+    lines = [json.dumps(facts)] if as_json else [f"{name}: {_told(value)}" for name, value in facts.items()]
+    print("\n".join(lines))
+    return 0
+
+
+def _kind(path: Path | None) -> str:
+    from recon3d.head.flame import flame_version, looks_like_flame
+    from recon3d.head.gnm import looks_like_gnm
+
+    if path is None:
+        return "the open head"
+    if looks_like_flame(path):
+        return str(flame_version(path))
+    return "GNM Head" if looks_like_gnm(path) or str(path) == "gnm" else "a head model of recon3d's format"
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "none"
+    return str(value) or "none"

@@ -173,7 +173,7 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
     """
     asset = _find(name)
     path = asset.path
-    problem = _check_file(path, asset)
+    problem = check_file(path, asset)
     if problem is None:
         return path
     tried = [f"{path} ({problem})"]
@@ -197,7 +197,7 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
 
 def list_assets() -> list[AssetStatus]:
     """Return every asset of :data:`MANIFEST` with its state in the cache; never touches the network."""
-    return [AssetStatus(a, a.path, _check_file(a.path, a) is None) for a in MANIFEST.values()]
+    return [AssetStatus(a, a.path, check_file(a.path, a) is None) for a in MANIFEST.values()]
 
 
 def read_member(archive: str | Path | BinaryIO, member: str, *, max_bytes: int) -> bytes:
@@ -244,7 +244,7 @@ def _check_bytes(data: bytes, asset: Asset) -> str | None:
     return None if found == asset.sha256 else f"wrong sha256 {found[:12]}…"
 
 
-def _check_file(path: Path, asset: Asset) -> str | None:
+def check_file(path: Path, asset: Asset) -> str | None:
     """Say what is wrong with a cached file, or None."""
     try:
         if path.stat().st_size != asset.size:

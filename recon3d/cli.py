@@ -403,6 +403,23 @@ def head_build(
         status.append(run_head_build(neutral, shapes, out, reporter))
 
 
+@heads.command("info")
+def head_info(
+    head: Annotated[
+        Path | None,
+        typer.Argument(
+            callback=_head_file, metavar="[HEAD]", help="The file, or gnm; the open head by default."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a head model is: which FLAME, how large, and whether it knows the ARKit units."""
+    with _exit_status() as status:
+        from recon3d._cli_convert import run_head_info
+
+        status.append(run_head_info(head, as_json))
+
+
 @app.command()
 def edit(
     image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.")],
@@ -689,6 +706,38 @@ def export_onnx(
 
         run_export_onnx(weights, out)
         status.append(0)
+
+
+@app.command()
+def doctor(
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Download the face networks if they are missing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Tell what is installed, whether it works, and what to do about what does not.
+
+    Ends with a self-test of a few seconds. Exit status 1 if something is broken that the default use needs.
+    """
+    with _exit_status() as status:
+        from recon3d._cli_doctor import run_doctor
+
+        status.append(run_doctor(fetching=fetch, as_json=as_json))
+
+
+@app.command()
+def licenses(
+    extras: Annotated[
+        list[str] | None,
+        typer.Option("--extras", help="Count these extras in; several with commas, or all."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """List the licence of every package and data file that recon3d uses, and what follows from them."""
+    with _exit_status() as status:
+        from recon3d._cli_licenses import run_licenses
+
+        status.append(run_licenses(_split(extras), as_json))
 
 
 def main() -> None:

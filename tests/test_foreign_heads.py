@@ -204,6 +204,8 @@ def test_the_command_line_takes_it(
     )  # fmt: skip
     assert there.status == 0, there.err
     assert (tmp_path / "there" / "astronaut" / "flame_params.npz").exists()
+    told = script("head", "info", file).out
+    assert "kind: FLAME (version not told), generic\n" in told and "its own, and the ARKit units" in told
     unknown = script("convert", capture, "--out", tmp_path / "none")
     assert unknown.status == 1 and "name its file with --from" in unknown.err
     assert not list((tmp_path / "none").glob("*"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
-from recon3d.conventions import JAW
 from recon3d.errors import MissingExtraError, UsageError
 from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.files import make_folder
@@ -173,6 +172,7 @@ def in_units(capture: Capture, head: HeadModel) -> tuple[Capture, HeadModel]:
     """
     if head.speaks_arkit or not head.knows_arkit:
         return capture, head
+    from recon3d.conventions import JAW
     from recon3d.export._still import check_head
 
     check_head(capture, head)
