@@ -7,6 +7,7 @@ vertices as FLAME has.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from flame_files import write_flame_pickle
 
+from recon3d.assets import FACE_LANDMARKER, fetch
 from recon3d.conventions import JAW
-from recon3d.head import load_head
+from recon3d.face import open_face_source
+from recon3d.head import HeadModel, load_head
+from recon3d.head._obj import read_obj
+from recon3d.head.dressing import bare_arrays, dressed
 
 Array = npt.NDArray[Any]
 
@@ -104,3 +109,25 @@ def _regressor(vertices: Array, weights: Array) -> Array:
         system = np.vstack([vertices[near].T, np.ones(60)])
         rows[joint, near] = np.linalg.lstsq(system, np.append(aim, 1.0), rcond=None)[0]
     return rows
+
+
+def dressed_template(path: Path) -> dict[str, Array]:
+    """Read FLAME's template (an OBJ file), and find on it what the open head lends."""
+    mesh = read_obj(path)
+    vertices = (mesh.vertices - mesh.vertices.mean(0)).astype(np.float32)
+    head = HeadModel(bare_arrays(vertices, mesh.faces), name="template", digest="0")
+    source = open_face_source("mediapipe", path=fetch(FACE_LANDMARKER.name, quiet=True))
+    return dressed(head, source) | {"v_template": vertices, "f": mesh.faces}
+
+
+def main() -> None:
+    """Write a stand-in of FLAME's template, for benchmarks."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--template", type=Path, required=True, help="FLAME's head_template.obj")
+    options = parser.parse_args()
+    write_stand_in(options.out, template_stand_in(dressed_template(options.template)))
+
+
+if __name__ == "__main__":
+    main()

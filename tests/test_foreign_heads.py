@@ -17,7 +17,14 @@ import pytest
 import skimage.data
 import torch
 from face_clips import face_frames, write_clip
-from flame_stand_in import EXPRESSIONS, SHAPES, cut_stand_in, template_stand_in, write_stand_in
+from flame_stand_in import (
+    EXPRESSIONS,
+    SHAPES,
+    cut_stand_in,
+    dressed_template,
+    template_stand_in,
+    write_stand_in,
+)
 from glb_reader import Glb
 from gnm_files import gnm_of_open_head
 from jointed_head import jointed_arrays
@@ -26,7 +33,7 @@ from PIL import Image
 from test_cli import recon3d as script
 
 import recon3d
-from recon3d._cli_convert import run_head_build
+from recon3d._cli_convert import run_convert, run_head_build
 from recon3d._cli_report import Reporter
 from recon3d.assets import FACE_LANDMARKER, fetch
 from recon3d.capture import Capture
@@ -34,7 +41,7 @@ from recon3d.conventions import ARKIT_NAMES
 from recon3d.convert import Converter
 from recon3d.errors import InputError
 from recon3d.evaluation.synthetic import read_live_link
-from recon3d.export import FORMATS, export
+from recon3d.export import FORMATS, ExportOptions, export
 from recon3d.export._still import camera_vertices
 from recon3d.face.dense import DenseSource
 from recon3d.fitting.controls import Controls
@@ -198,12 +205,10 @@ def test_the_command_line_takes_it(
     assert back.status == 0, back.err
     found = Capture.load(tmp_path / "back" / "astronaut" / "capture.npz")
     assert found.head == load_head().id
-    there = script(
-        "convert", tmp_path / "back" / "astronaut" / "capture.npz", "--head", file,
-        "--format", "flame-params", "--out", tmp_path / "there",
-    )  # fmt: skip
-    assert there.status == 0, there.err
-    assert (tmp_path / "there" / "astronaut" / "flame_params.npz").exists()
+    capture_of_open = tmp_path / "back" / "astronaut" / "capture.npz"
+    there, quiet = tmp_path / "there", Reporter(quiet=True)
+    assert run_convert([capture_of_open], there, file, None, ["flame-params"], ExportOptions(), quiet) == 0
+    assert (there / "astronaut" / "flame_params.npz").exists()
     told = script("head", "info", file).out
     assert "kind: FLAME (version not told), generic\n" in told and "its own, and the ARKit units" in told
     unknown = script("convert", capture, "--out", tmp_path / "none")
@@ -307,36 +312,19 @@ def test_the_real_template_fits_photographs_as_well(cache: Path, tmp_path: Path)
     """A few of those that figures are tuned on; the report's are in docs/benchmarks/flame.md."""
     from recon3d.evaluation.lfpw import detect, read_lfpw, score
     from recon3d.fitting import LandmarkSolver
-    from recon3d.head._obj import read_obj
-    from recon3d.head.dressing import dressed
 
     source = DenseSource(path=cache / FACE_LANDMARKER.filename)
-    mesh = read_obj(SHARED / "flame" / "head_template.obj")
-    vertices = (mesh.vertices - mesh.vertices.mean(0)).astype(np.float32)
-    arrays = _bare(vertices, mesh.faces)
-    worn = dressed(HeadModel(arrays, name="template", digest="0"), source)
-    arrays = template_stand_in(worn | {"v_template": vertices, "f": mesh.faces})
+    worn = dressed_template(SHARED / "flame" / "head_template.obj")
+    arrays = template_stand_in(worn)
+    known = {name: value for name, value in worn.items() if name not in arrays}
     path = write_stand_in(tmp_path / "generic_model.pkl", arrays)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recon3d.head.prepared.dress", lambda head: worn)
+        patch.setattr("recon3d.head.prepared.dress", lambda head: known)
         flame = load_head(path)
     found = [detect(photo, source) for photo in read_lfpw(SHARED / "photos" / "lfpw_train.zip", "tune", 40)]
     plain, own = (score(found, one, LandmarkSolver(one)) for one in (load_head(), flame))
     assert own.mesh51 < plain.mesh51 + 0.3 and own.mesh68 < plain.mesh68 + 0.3
     _round_trip(flame, tmp_path)
-
-
-def _bare(vertices: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
-    count = len(vertices)
-    return {
-        "v_template": vertices,
-        "f": faces,
-        "shapedirs": np.zeros((count, 3, 0), np.float32),
-        "exprdirs": np.zeros((count, 3, 0), np.float32),
-        "J_regressor": np.full((1, count), 1 / count, np.float32),
-        "weights": np.ones((count, 1), np.float32),
-        "kintree_table": np.array([[-1], [0]]),
-    }
 
 
 def _round_trip(flame: HeadModel, tmp_path: Path) -> None:

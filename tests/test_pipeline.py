@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, worker: Reconstructor
         Reconstructor(device="quantum")
     with pytest.raises(AssetError, match=r"face_landmarker\.task is not there"):
         Reconstructor(weights_dir=tmp_path).prepare()
-    with pytest.raises(InputError, match="not a head model"):
+    with pytest.raises(InputError, match=r"wall\.png: is neither a pickle nor an \.npz; give a FLAME model"):
         Reconstructor(head=tmp_path / "wall.png").prepare()
 
 
