@@ -39,7 +39,7 @@ from recon3d.assets import FACE_LANDMARKER, fetch
 from recon3d.capture import Capture
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.convert import Converter
-from recon3d.errors import InputError
+from recon3d.errors import InputError, NoFaceError
 from recon3d.evaluation.synthetic import read_live_link
 from recon3d.export import FORMATS, ExportOptions, export
 from recon3d.export._still import camera_vertices
@@ -127,9 +127,30 @@ def test_the_second_time_it_is_there_at_once(
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, logger="recon3d"):
         whole = flame.arkitdirs.numpy()
         patch.setattr("recon3d.head.prepared.dress", lambda head: {"arkitdirs": whole})
-        load_head(file)
+        assert load_head(file).knows_arkit
     assert "first use" in caplog.text and kept.stat().st_size > 1_000_000, "what was damaged is made anew"
     kept.write_bytes(sound)
+
+
+def test_nothing_is_sought_before_it_is_needed(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECON3D_CACHE", str(tmp_path))
+    asked: list[HeadModel] = []
+
+    def fails(head: HeadModel) -> dict[str, np.ndarray]:
+        asked.append(head)
+        assert not head.regions, "who seeks sees the head as it is"
+        raise NoFaceError("no face is seen on it")
+
+    monkeypatch.setattr("recon3d.head.prepared.dress", fails)
+    bare = load_head(file)
+    posed = bare(torch.zeros(1, SHAPES), torch.zeros(1, EXPRESSIONS), torch.zeros(1, 5, 3))
+    assert posed.vertices.shape == (1, 5023, 3) and bare.id and not asked
+    for _ in range(2):
+        with pytest.raises(NoFaceError):
+            bare.embeddings  # noqa: B018
+    assert len(asked) == 2 and not (tmp_path / "heads").exists()
 
 
 def test_what_lies_beside_makes_another_head(file: Path, flame: HeadModel, tmp_path: Path) -> None:
@@ -321,6 +342,7 @@ def test_the_real_template_fits_photographs_as_well(cache: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recon3d.head.prepared.dress", lambda head: known)
         flame = load_head(path)
+        assert flame.knows_arkit
     found = [detect(photo, source) for photo in read_lfpw(SHARED / "photos" / "lfpw_train.zip", "tune", 40)]
     plain, own = (score(found, one, LandmarkSolver(one)) for one in (load_head(), flame))
     assert own.mesh51 < plain.mesh51 + 0.3 and own.mesh68 < plain.mesh68 + 0.3

@@ -8,6 +8,7 @@ shape, expression and pose-corrective offsets, then linear blend skinning over f
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ from recon3d.conventions import ARKIT_NAMES, JOINT_NAMES
 from recon3d.errors import InputError
 from recon3d.head.rotation import axis_angle_to_matrix
 from recon3d.resources import OPEN_HEAD, resource_path
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 _REQUIRED = ("v_template", "f", "shapedirs", "exprdirs", "J_regressor", "weights", "kintree_table")
 
@@ -69,10 +72,19 @@ class HeadModel(nn.Module):
     weights: Tensor
     uv: Tensor
     faces_uv: Tensor
-    colors: Tensor
-    arkitdirs: Tensor
 
-    def __init__(self, arrays: dict[str, npt.NDArray[Any]], *, name: str, digest: str) -> None:
+    def __init__(
+        self, arrays: Arrays, *, name: str, digest: str, lacking: Callable[[HeadModel], Arrays] | None = None
+    ) -> None:
+        """Build it of the arrays of a file.
+
+        Args:
+            arrays: See ``flame_model/README.md``.
+            name: Of the file.
+            digest: Of its contents.
+            lacking: Finds what the file does not tell, which takes a while: asked when that is first needed,
+                it returns the arrays with colours, regions, landmarks and units among them.
+        """
         super().__init__()
         self.name = name
         self.digest = digest
@@ -89,20 +101,62 @@ class HeadModel(nn.Module):
         self.register_buffer(
             "faces_uv", torch.tensor(faces_uv if has_uv else np.zeros((0, 3)), dtype=torch.int64)
         )
-        colors = arrays.get("colors", np.full((v, 3), 0.7))
-        self.register_buffer("colors", torch.tensor(colors, dtype=torch.float32))
-        units = arrays.get("arkitdirs", np.zeros((v, 3, 0)))
-        self.register_buffer("arkitdirs", torch.tensor(units, dtype=torch.float32))
         self.parents = tuple(int(p) if 0 <= p < joints else -1 for p in arrays["kintree_table"][0])
         self.joint_names = JOINT_NAMES[:joints]
         #: As in FLAME, joints are read off the face as it is, expression included; else off the identity.
         self.joints_follow_expression = bool(arrays.get("joints_follow_expression", False))
         self.expression_names = tuple(str(n) for n in arrays.get("expression_names", ()))
-        self.regions = {k[7:]: arrays[k].astype(bool) for k in arrays if k.startswith("region_")}
-        self.embeddings = _embeddings(arrays)
-        #: Where on the open head each vertex (V,) lies; None for the open head itself, and if nobody knows.
-        self.on_open = self.embeddings.pop("open_head", None)
+        self._lacking = lacking
+        self._wear(arrays)
         self._fold_static_terms()
+
+    def _wear(self, arrays: Arrays) -> None:
+        """Take over what tells the surface's meaning, not its form."""
+        count = self.num_vertices
+        colors = arrays.get("colors", np.full((count, 3), 0.7))
+        units = arrays.get("arkitdirs", np.zeros((count, 3, 0)))
+        for name, values in (("_colors", colors), ("_arkitdirs", units)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).to(self.v_template))
+        self._regions = {k[7:]: arrays[k].astype(bool) for k in arrays if k.startswith("region_")}
+        self._embeddings = _embeddings(arrays)
+        self._on_open = self._embeddings.pop("open_head", None)
+
+    def _completed(self) -> HeadModel:
+        """Find what the file does not tell, unless that was done before."""
+        lacking, self._lacking = self._lacking, None  # who finds it looks at the head as it is
+        if lacking is not None:
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._wear(lacking(self))
+            except BaseException:
+                self._lacking = lacking
+                raise
+        return self
+
+    @property
+    def colors(self) -> Tensor:
+        """(V, 3) sRGB in [0, 1]."""
+        return self._completed().get_buffer("_colors")
+
+    @property
+    def arkitdirs(self) -> Tensor:
+        """(V, 3, 52) m per ARKit unit, or (V, 3, 0)."""
+        return self._completed().get_buffer("_arkitdirs")
+
+    @property
+    def regions(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Masks (V,) by name."""
+        return self._completed()._regions
+
+    @property
+    def embeddings(self) -> dict[str, LandmarkEmbedding]:
+        """Landmarks by name: mediapipe478, ibug68, contour."""
+        return self._completed()._embeddings
+
+    @property
+    def on_open(self) -> LandmarkEmbedding | None:
+        """Where on the open head each vertex (V,) lies; None for the open head itself, or if unknown."""
+        return self._completed()._on_open
 
     def _fold_static_terms(self) -> None:
         """Precompute what does not depend on the pose: one matrix for all offsets, and joints from β."""
@@ -168,13 +222,13 @@ class HeadModel(nn.Module):
         if not self.knows_arkit:
             raise InputError(f"the head model {self.id} does not know the ARKit units")
         names = ("v_template", "shapedirs", "J_regressor", "weights", "uv", "colors")
-        arrays: dict[str, npt.NDArray[Any]] = {name: self.get_buffer(name).cpu().numpy() for name in names}
+        arrays: Arrays = {name: getattr(self, name).cpu().numpy() for name in names}
         arrays |= {"f": self.faces.cpu().numpy(), "f_uv": self.faces_uv.cpu().numpy()}
         arrays |= {"exprdirs": self.arkitdirs.cpu().numpy(), "expression_names": np.array(ARKIT_NAMES)}
         arrays["kintree_table"] = np.array([self.parents, range(self.num_joints)])
         arrays |= {f"region_{name}": mask for name, mask in self.regions.items()}
         head = HeadModel(arrays, name=self.name, digest=f"{self.digest}+arkit").to(self.v_template)
-        head.embeddings, head.on_open = self.embeddings, self.on_open
+        head._embeddings, head._on_open = self.embeddings, self.on_open
         return head.requires_grad_(False)
 
     @cached_property
@@ -324,14 +378,17 @@ def _check_sizes(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         raise InputError(f"{path}: damaged head model: a face names a vertex that does not exist")
 
 
-def _read_any(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str]:
-    """Read a head model of ours or of another project's, and a digest of it."""
+def _opened(path: Path) -> HeadModel:
+    """Read a head model of ours or of another project's."""
     from recon3d.assets import HEAD_MANIFEST, fetch
     from recon3d.head.prepared import foreign_head, is_ours
 
     if str(path) in HEAD_MANIFEST and not path.exists():
         path = fetch(str(path))
-    return _read_arrays(path) if is_ours(path) else foreign_head(path)
+    if not is_ours(path):
+        return foreign_head(path)
+    arrays, digest = _read_arrays(path)
+    return HeadModel(arrays, name=path.stem, digest=digest)
 
 
 def load_head(
@@ -342,16 +399,18 @@ def load_head(
 ) -> HeadModel:
     """Load a head model; the open head that ships with recon3d when ``path`` is None.
 
-    FLAME's own files and GNM's are taken as well. The first time that takes a minute, because their
-    landmarks and ARKit units have to be found (``prepared.py``). "gnm" is downloaded.
+    FLAME's own files and GNM's are taken as well; "gnm" is downloaded. Their landmarks and ARKit units are
+    found when they are first asked for, which takes a minute, once (``prepared.py``).
 
     Raises:
         InputError: ``path`` is not a head model.
-        NoFaceError: Nothing on the head of another project's file looks like a face.
-        AssetError: The face networks' file, which is needed then, cannot be had.
+        AssetError: What is to be downloaded cannot be had.
     """
     file = resource_path(OPEN_HEAD) if path is None else Path(path)
-    arrays, digest = _read_arrays(file) if path is None else _read_any(file)
-    head = HeadModel(arrays, name=file.stem, digest=digest)
+    if path is None:
+        arrays, digest = _read_arrays(file)
+        head = HeadModel(arrays, name=file.stem, digest=digest)
+    else:
+        head = _opened(file)
     head.requires_grad_(False)
     return head.to(device=device, dtype=dtype)

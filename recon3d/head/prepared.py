@@ -46,21 +46,29 @@ def is_ours(path: Path) -> bool:
     return packed and not looks_like_flame(path) and not looks_like_gnm(path)
 
 
-def foreign_head(path: Path) -> tuple[Arrays, str]:
-    """Return the arrays of a head model of another project's, made ready, and a digest of its files.
+def foreign_head(path: Path) -> HeadModel:
+    """Return a head model of another project's; what its file does not tell is found when it is needed.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It cannot be read. And later, on first use:
         NoFaceError: Nothing on it looks like a face.
-        AssetError: The face networks' file, which is needed the first time, cannot be had.
+        AssetError: The face networks' file cannot be had.
     """
+    from recon3d.head.model import HeadModel
+
     digest = _digest(path)
     kept = cache_folder() / "heads" / f"{digest[:16]}-{_open_head()}-{_VERSION}.npz"
     found = _kept(kept)
-    if found is None:
-        found = _made(path, digest)
-        _keep(kept, found)
-    return found, digest[:8]
+    arrays = _read(path) if found is None else found
+
+    def lacking(head: HeadModel) -> Arrays:
+        # One line for whoever waits; a program that wants none sets this logger's level.
+        _logger.warning("%s: first use; finding its landmarks and units takes a minute, once", shown(path))
+        whole = arrays | dress(head)
+        _keep(kept, whole)
+        return whole
+
+    return HeadModel(arrays, name=path.stem, digest=digest[:8], lacking=lacking if found is None else None)
 
 
 def dress(head: HeadModel) -> Arrays:
@@ -76,16 +84,10 @@ def dress(head: HeadModel) -> Arrays:
     return dressed(head, open_face_source("mediapipe", path=fetch(FACE_LANDMARKER.name, quiet=True)))
 
 
-def _made(path: Path, digest: str) -> Arrays:
-    from recon3d.head.model import HeadModel
-
+def _read(path: Path) -> Arrays:
     if looks_like_gnm(path):
-        arrays = read_gnm(path)
-    else:
-        arrays = read_flame(path) | {"joints_follow_expression": np.array(True)}
-    # One line for whoever waits; a program that wants none sets this logger's level.
-    _logger.warning("%s: first use; finding its landmarks and units takes a minute, once", shown(path))
-    return arrays | dress(HeadModel(arrays, name=path.stem, digest=digest[:8]))
+        return read_gnm(path)
+    return read_flame(path) | {"joints_follow_expression": np.array(True)}
 
 
 def _digest(path: Path) -> str:
