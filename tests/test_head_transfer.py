@@ -344,6 +344,7 @@ def flame() -> HeadModel:
     return HeadModel(arrays | worn, name="flame", digest="1")
 
 
+@pytest.mark.slow
 @needs_flame
 def test_flame_is_dressed(flame: HeadModel, head: HeadModel) -> None:
     assert flame.knows_arkit and flame.on_open is not None and len(flame.on_open) == 5023
@@ -362,6 +363,7 @@ def test_flame_is_dressed(flame: HeadModel, head: HeadModel) -> None:
     assert red[0] > 1.5 * red[1]
 
 
+@pytest.mark.slow
 @needs_flame
 def test_flame_blinks_and_opens_its_mouth(flame: HeadModel) -> None:
     surface, units = surface_of(flame), flame.arkitdirs.double().numpy()
@@ -390,6 +392,7 @@ def blink() -> torch.Tensor:
     return expression
 
 
+@pytest.mark.slow
 @needs_flame
 def test_flame_moves_alike_on_both_sides(flame: HeadModel) -> None:
     units = flame.arkitdirs.double().numpy()
@@ -397,6 +400,7 @@ def test_flame_moves_alike_on_both_sides(flame: HeadModel) -> None:
     assert np.linalg.norm(units - mirrored, axis=1).max() < 0.4 * MM
 
 
+@pytest.mark.slow
 @needs_flame
 def test_flame_keeps_its_neck_and_eyes(flame: HeadModel) -> None:
     surface, units = surface_of(flame), flame.arkitdirs.double().numpy()
@@ -415,6 +419,7 @@ def test_flame_keeps_its_neck_and_eyes(flame: HeadModel) -> None:
             )
 
 
+@pytest.mark.slow
 @needs_flame
 def test_flame_smiles_upward_and_outward(flame: HeadModel) -> None:
     smiling = flame.v_template + flame.arkitdirs[..., unit("mouthSmileLeft")]
