@@ -47,15 +47,14 @@ def run_convert(
     wanted = check_formats(formats, FORMATS)
     from recon3d.head import load_head
 
-    heads = [load_head(), *(load_head(path) for path in (source, target) if path is not None)]
+    head = load_head(target)
+    heads = [head, load_head(), *(load_head(path) for path in (source,) if path is not None)]
     names = FolderNames()
     reporter.begin(len(inputs), "captures")
     for path in inputs:
         try:
             stem = names.claim(named(path))
-            found = _converted(path, heads, heads[-1] if target else heads[0])
-            head = heads[-1] if target else heads[0]
-            write_outputs([found], head, None, out, stem, wanted, options=options)
+            write_outputs([_converted(path, heads)], head, None, out, stem, wanted, options=options)
             reporter.done(path, f"{shown(path)} -> {shown(out / stem)}", outputs=[str(out / stem)])
         except BrokenPipeError:
             raise
@@ -64,21 +63,29 @@ def run_convert(
     return reporter.exit_status()
 
 
-def _converted(path: Path, heads: Sequence[HeadModel], target: HeadModel) -> Capture:
-    """Read what holds an animated head, and say it in the target's terms."""
+def _converted(path: Path, heads: Sequence[HeadModel]) -> Capture:
+    """Read what holds an animated head of any of some, and say it in the terms of the first of them."""
     from recon3d._takes import read_take
     from recon3d.convert import Converter
     from recon3d.export.flame_params import is_flame
 
     # Curves without a head become the target's at once; FLAME's parameters are of a FLAME head.
-    flame = next((head for head in heads if is_flame(head)), target)
-    capture = read_take(path, target if path.suffix.lower() in (".csv", ".json") else flame)
+    target, open_head = heads[:2]
+    flame = next((head for head in reversed(heads) if is_flame(head)), target)
+    try:
+        capture = read_take(path, target if path.suffix.lower() in (".csv", ".json") else flame)
+    except InputError as error:
+        if not str(error).endswith("not a capture file"):
+            raise
+        raise InputError(
+            f"{error}; give captures, Live Link Face or score files (.csv, .json), or FLAME parameters (.npz)"
+        ) from error
     own = next((head for head in heads if head.id == capture.head), None)
     if own is None:
         raise InputError(
             f"{shown(path)}: captured with the head model {capture.head}; name its file with --from"
         )
-    return Converter(own, target, heads[0]).convert(capture)
+    return Converter(own, target, open_head).convert(capture)
 
 
 def run_head_build(neutral: Path, shapes: Path, out: Path, reporter: Reporter) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recon3d._cli_report import Reporter, explain
 from recon3d._focal_option import Focal
-from recon3d._results import PHOTO_FORMATS, FolderNames, check_formats, write_outputs
+from recon3d._results import PHOTO_CHOICES, FolderNames, check_formats, write_outputs
 from recon3d.errors import Recon3DError, UsageError
 from recon3d.export.options import ExportOptions
 from recon3d.files import make_folder
@@ -26,7 +26,7 @@ class PhotoSettings:
 
     Attributes:
         out: Folder of the results.
-        formats: Of ``PHOTO_FORMATS``.
+        formats: Of ``PHOTO_CHOICES``.
         head: File of a head model, or None.
         device: A torch device.
         landmarks: The face source.
@@ -156,7 +156,7 @@ def run_photo(inputs: Sequence[str], settings: PhotoSettings, reporter: Reporter
     Raises:
         UsageError: A format is none of a photograph's.
     """
-    check_formats(settings.formats, PHOTO_FORMATS)
+    check_formats(settings.formats, PHOTO_CHOICES)
     return _Batch(settings, reporter).run(inputs)
 
 

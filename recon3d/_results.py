@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 OVERLAY = "overlay"
 #: What ``recon3d photo`` writes unless told otherwise; ``capture.npz`` is always written.
 PHOTO_FORMATS = ("obj", "glb", "arkit", OVERLAY)
+#: What it can be asked for.
+PHOTO_CHOICES = (*PHOTO_FORMATS, "flame-params")
 
 _FACE_SUFFIX = re.compile(r"\.face\d+$")
 

@@ -160,7 +160,11 @@ def photo(
     out: Out,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="obj, glb, arkit, overlay; several with commas. All by default."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="obj, glb, arkit, overlay (all by default), flame-params; several with commas.",
+        ),
     ] = None,
     head: Head = None,
     device: Device = "cpu",

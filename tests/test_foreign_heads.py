@@ -219,7 +219,7 @@ def test_flame_parameters_there_and_back(
 def test_the_command_line_takes_it(
     astronaut: Path, file: Path, flame: HeadModel, cache: Path, tmp_path: Path
 ) -> None:
-    done = script("photo", astronaut, "--head", file, "--format", "arkit", "--out", tmp_path / "photo")
+    done = script("photo", astronaut, "--head", file, "--format", "flame-params", "--out", tmp_path / "photo")
     assert (done.status, done.err) == (0, "")
     capture = tmp_path / "photo" / "astronaut" / "capture.npz"
     back = script("convert", capture, "--from", file, "--format", "livelink", "--out", tmp_path / "back")

@@ -18,6 +18,7 @@ from recon3d._npz import member_names
 from recon3d.assets import FACE_LANDMARKER, cache_folder, fetch
 from recon3d.errors import InputError, OutputError
 from recon3d.files import atomic_path, make_folder
+from recon3d.head._unpickle import MAX_BYTES
 from recon3d.head.flame import looks_like_flame, read_flame
 from recon3d.head.gnm import looks_like_gnm, read_gnm
 from recon3d.media._open import shown
@@ -56,6 +57,8 @@ def foreign_head(path: Path) -> HeadModel:
     """
     from recon3d.head.model import HeadModel
 
+    if path.stat().st_size > MAX_BYTES:  # before all of it is read for its digest
+        _read(path)
     digest = _digest(path)
     kept = cache_folder() / "heads" / f"{digest[:16]}-{_open_head()}-{_VERSION}.npz"
     found = _kept(kept)
