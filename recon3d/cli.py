@@ -6,20 +6,43 @@ Exit status: 0 all done, 1 some inputs failed (the others were done), 2 wrong us
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recon3d._cli_report import Reporter, explain
+from recon3d._cli_options import (
+    AcceptedDevice,
+    AngleChoice,
+    ClipSize,
+    Device,
+    Encoder,
+    Face,
+    Head,
+    Json,
+    LandmarkChoice,
+    Map,
+    Mark,
+    NoEncoder,
+    Out,
+    Painter,
+    Quiet,
+    Raster,
+    Rate,
+    Recording,
+    Renders,
+    TrainOut,
+    WeightsDir,
+    exit_status,
+    head_file,
+    split,
+    which_encoder,
+)
+from recon3d._cli_report import Reporter
 from recon3d._version import __version__
-from recon3d.errors import Recon3DError, UsageError
 from recon3d.export import FORMATS
 
 app = typer.Typer(
@@ -38,103 +61,6 @@ heads = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Head mode
 app.add_typer(heads, name="head")
 models = typer.Typer(rich_markup_mode=None, help="The networks' files.")
 app.add_typer(models, name="models")
-
-
-class LandmarkChoice(str, Enum):
-    """The face sources."""
-
-    mediapipe = "mediapipe"
-    fan = "fan"
-
-
-class AngleChoice(str, Enum):
-    """Units of the angles of a Live Link file; normalized are quarter turns."""
-
-    radians = "radians"
-    degrees = "degrees"
-    normalized = "normalized"
-
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the results; created when missing.")]
-
-
-def _head_file(path: Path | None) -> Path | None:
-    """Refuse a head model that is not there; some have names, and are downloaded."""
-    if path is None or path.is_file():
-        return path
-    from recon3d.assets import HEAD_MANIFEST
-
-    if str(path) in HEAD_MANIFEST:
-        return path
-    problem = "is a directory" if path.is_dir() else "does not exist"
-    raise typer.BadParameter(f"File '{path}' {problem}.")
-
-
-Head = Annotated[
-    Path | None,
-    typer.Option(
-        "--head",
-        callback=_head_file,
-        metavar="<file>",
-        help="Head model: FLAME's .pkl, an .npz, or gnm; the open head by default.",
-    ),
-]
-Device = Annotated[str, typer.Option("--device", help="Where torch's networks run: cpu, cuda.")]
-Rate = Annotated[
-    float | None,
-    typer.Option("--fps", min=0, help="Frames per second; 0 is the source's own."),
-]
-Map = Annotated[str | None, typer.Option("--map", help="Curves for another rig: unity, vrm, or a TOML file.")]
-Raster = Annotated[
-    str | None,
-    typer.Option("--raster", help="Rasterizer: numba, torch, triton, pytorch3d; the fastest by default."),
-]
-Encoder = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, dir_okay=False, help="Weights of another image encoder (recon3d train) than ours."
-    ),
-]
-NoEncoder = Annotated[
-    bool, typer.Option("--no-encoder", help="Guess expressions without the image encoder, for comparison.")
-]
-Face = Annotated[int | None, typer.Option(min=1, help="Which of several faces, the most prominent being 1.")]
-Mark = Annotated[bool, typer.Option("--mark", help="Write 'synthetic' into a corner of the picture.")]
-ClipSize = Annotated[
-    int, typer.Option("--size", min=64, max=4096, help="Longer side of a clip, px, at most.")
-]
-Painter = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, dir_okay=False, help="Weights of another neural renderer (recon3d train) than ours."
-    ),
-]
-WeightsDir = Annotated[
-    Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the face networks' files.")
-]
-AcceptedDevice = Annotated[
-    str, typer.Option("--device", help="Accepted as by every command; this one runs on the CPU.")
-]
-TrainOut = Annotated[Path, typer.Option("--out", help="Folder of checkpoints, logs and weights.")]
-Renders = Annotated[
-    Path | None,
-    typer.Option("--renders", help="Folder in which the renders are kept; the configuration's by default."),
-]
-Recording = Annotated[
-    Path | None,
-    typer.Option(
-        "--recording", exists=True, dir_okay=False, help="Live Link Face CSV to draw expressions from."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON an input on standard output.")]
-
-
-def _which_encoder(weights: Path | None, none: bool) -> Path | bool:
-    """What --encoder and --no-encoder ask for."""
-    if weights is not None and none:
-        raise UsageError("--encoder and --no-encoder exclude each other")
-    return False if none else weights or True
 
 
 def _show_version(wanted: bool) -> None:
@@ -197,14 +123,14 @@ def photo(
     a photograph takes <stem>, the others <stem>.face2 and so on; a second photograph with the same name
     takes <stem>-2.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_photo import PhotoSettings, run_photo
         from recon3d._focal_option import Focal
         from recon3d._results import PHOTO_FORMATS
 
         settings = PhotoSettings(
             out=out,
-            formats=_split(formats) or PHOTO_FORMATS,
+            formats=split(formats) or PHOTO_FORMATS,
             head=head,
             device=device,
             landmarks=landmarks.value,
@@ -215,7 +141,7 @@ def photo(
             delight=delight,
             raster=raster,
             refine=refine,
-            encoder=_which_encoder(encoder, no_encoder),
+            encoder=which_encoder(encoder, no_encoder),
         )
         status.append(run_photo(images, settings, reporter))
 
@@ -270,7 +196,7 @@ def video(
     person of a clip takes <stem>, the others <stem>.face2 and so on. Interrupted, the same command goes on
     where it was; clips that are done are skipped.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_export import export_options
         from recon3d._cli_video import parse_faces, parse_stretch, run_video
         from recon3d._video_job import VIDEO_FORMATS, VideoSettings
@@ -283,7 +209,7 @@ def video(
         )
         settings = VideoSettings(
             out=out,
-            formats=_split(formats) or VIDEO_FORMATS,
+            formats=split(formats) or VIDEO_FORMATS,
             clip=ClipSettings(faces=who, smooth=smooth, calibrate=rest, focal=focal),
             head=head,
             weights_dir=weights_dir,
@@ -292,7 +218,7 @@ def video(
             force=force,
             options=options,
             raster=raster,
-            encoder=_which_encoder(encoder, no_encoder),
+            encoder=which_encoder(encoder, no_encoder),
         )
         status.append(run_video(clips, settings, workers, reporter))
 
@@ -332,13 +258,13 @@ def export(
 
     The results go to DIR/<name>/, where <name> is the capture file's, or its folder's for a capture.npz.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_export import export_options, run_export
 
         options = export_options(
             fps=fps, angles=angles and angles.value, slate=slate, take=take, subject=subject, names=names
         )
-        wanted = _split(formats)
+        wanted = split(formats)
         status.append(
             run_export(captures, out, wanted, head=head, photo=picture, options=options, reporter=reporter)
         )
@@ -377,12 +303,12 @@ def convert(
 
     The results go to DIR/<name>/capture.npz, and the other formats beside it.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_convert import run_convert
         from recon3d._cli_export import export_options
 
         options = export_options(fps=fps, angles=None, slate=None, take=1, subject="recon3d", names=None)
-        status.append(run_convert(captures, out, head, source, _split(formats), options, reporter))
+        status.append(run_convert(captures, out, head, source, split(formats), options, reporter))
 
 
 @heads.command("build")
@@ -401,7 +327,7 @@ def head_build(
     as_json: Json = False,
 ) -> None:
     """Make a head model of an artist's meshes, for --head everywhere."""
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_convert import run_head_build
 
         status.append(run_head_build(neutral, shapes, out, reporter))
@@ -412,13 +338,13 @@ def head_info(
     head: Annotated[
         Path | None,
         typer.Argument(
-            callback=_head_file, metavar="[HEAD]", help="The file, or gnm; the open head by default."
+            callback=head_file, metavar="[HEAD]", help="The file, or gnm; the open head by default."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a head model is: which FLAME, how large, and whether it knows the ARKit units."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_convert import run_head_info
 
         status.append(run_head_info(head, as_json))
@@ -457,12 +383,12 @@ def edit(
 
     The rest of the picture stays as it is. The file says in its metadata that it is synthetic.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_repaint import RepaintSettings, Wanted, run_edit
         from recon3d.render.rasterize import use_backend
 
         use_backend(raster)
-        which = _which_encoder(encoder, no_encoder)
+        which = which_encoder(encoder, no_encoder)
         settings = RepaintSettings(out, face, mark, size, painter, head, which, weights_dir)
         status.append(run_edit(image, Wanted(units, emotion, action_units), settings, reporter))
 
@@ -501,12 +427,12 @@ def reenact(
 
     The file says in its metadata that it is synthetic. Use it with the consent of those who are seen.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_repaint import Performance, RepaintSettings, run_reenact
         from recon3d.render.rasterize import use_backend
 
         use_backend(raster)
-        which = _which_encoder(encoder, no_encoder)
+        which = which_encoder(encoder, no_encoder)
         settings = RepaintSettings(out, face, mark, size, painter, head, which, weights_dir)
         status.append(run_reenact(source, driver, Performance(pose, relative), settings, reporter))
 
@@ -530,7 +456,7 @@ def stream(
     as_json: Json = False,
 ) -> None:
     """Play a clip to a VTubing program in real time, by the VMC protocol."""
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_stream import run_stream
 
         status.append(
@@ -576,7 +502,7 @@ def view(
 
     With --window a still head, or a mesh file, in a window of its own.
     """
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_view import run_view, run_window
 
         if window:
@@ -598,7 +524,7 @@ def bench_render(
     as_json: Json = False,
 ) -> None:
     """Measure the renderer, beside PyTorch3D's where that is installed."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_bench import run_bench_render
 
         run_bench_render(head, seconds, raster, threads, as_json)
@@ -630,10 +556,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare the ways to read a face: landmarks, scores, the encoder, and them together."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_evaluate import run_evaluate
 
-        run_evaluate(_which_encoder(encoder, no_encoder), data, renders, split.value, as_json)
+        run_evaluate(which_encoder(encoder, no_encoder), data, renders, split.value, as_json)
         status.append(0)
 
 
@@ -649,7 +575,7 @@ def train_stage1(
     as_json: Json = False,
 ) -> None:
     """Train the image encoder on renders of a head model. Interrupted, the same command goes on."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_train import Places, run_stage1
 
         run_stage1(config, out, Places(renders, recording, head), as_json)
@@ -676,7 +602,7 @@ def train_stage2(
     as_json: Json = False,
 ) -> None:
     """Train encoder and neural renderer from each other. Interrupted, the same command goes on."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_train import Places, run_stage2
 
         run_stage2(config, out, (encoder, painter), Places(renders, recording, head), as_json)
@@ -693,7 +619,7 @@ def list_models(
     """List the model files that recon3d downloads, and where they are kept."""
     if context.invoked_subcommand is not None:
         return
-    with _exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
         from recon3d._cli_export import run_models
 
         status.append(run_models(fetching=fetch, reporter=reporter))
@@ -705,7 +631,7 @@ def export_onnx(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("encoder.onnx"),
 ) -> None:
     """Write the image encoder as an ONNX file, for other runtimes."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_train import run_export_onnx
 
         run_export_onnx(weights, out)
@@ -723,7 +649,7 @@ def doctor(
 
     Ends with a self-test of a few seconds. Exit status 1 if something is broken that the default use needs.
     """
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_doctor import run_doctor
 
         status.append(run_doctor(fetching=fetch, as_json=as_json))
@@ -738,10 +664,10 @@ def licenses(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """List the licence of every package and data file that recon3d uses, and what follows from them."""
-    with _exit_status() as status:
+    with exit_status() as status:
         from recon3d._cli_licenses import run_licenses
 
-        status.append(run_licenses(_split(extras), as_json))
+        status.append(run_licenses(split(extras), as_json))
 
 
 def main() -> None:
@@ -760,26 +686,3 @@ def main() -> None:
 def _terminate(number: int, frame: object) -> None:
     """Leave by an exception, so that half-written files are cleaned up."""
     raise SystemExit(128 + number)
-
-
-def _split(values: list[str] | None) -> list[str]:
-    """``["obj,glb", "arkit"]`` to ``["obj", "glb", "arkit"]``."""
-    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
-
-
-@contextmanager
-def _exit_status() -> Iterator[list[int]]:
-    """Turn what a command raises into one line and an exit status; the command appends its own."""
-    status: list[int] = []
-    try:
-        yield status
-    except KeyboardInterrupt:
-        status.append(130)
-    except BrokenPipeError:
-        # Who read our output has left. Python flushes once more at exit: give it somewhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status.append(141)
-    except Recon3DError as error:
-        print(f"recon3d: {explain(error)}", file=sys.stderr)
-        status.append(2 if isinstance(error, UsageError) else 1)
-    raise typer.Exit(status[-1])
