@@ -25,20 +25,28 @@ from recon3d.head.dressing import bare_arrays, dressed
 Array = npt.NDArray[Any]
 
 VERTICES, SHAPES, EXPRESSIONS = 5023, 300, 100
+#: First identity coefficients of somebody unlike the mean.
+_STRANGER = (-1.5, 1.2, -1.0, 1.3, -1.2, 1.0, 1.2, -1.0, 0.8, -0.8)
 
 
-def cut_stand_in() -> dict[str, Array]:
-    """Return a stand-in of the open head's shape: without teeth, and with half a tongue."""
+def cut_stand_in(stranger: bool = False) -> dict[str, Array]:
+    """Return a stand-in of the open head's shape: without a tongue, and with a little less neck.
+
+    ``stranger``: its template is somebody unlike the mean, as another model's would be.
+    """
     head = load_head()
-    away = np.flatnonzero(head.regions["teeth"])
-    tongue = np.flatnonzero(head.regions["tongue"])
-    away = np.concatenate([away, tongue[-(head.num_vertices - VERTICES - len(away)) :]])
+    away = np.flatnonzero(head.regions["tongue"])
+    lowest = np.argsort(head.v_template[:, 1].numpy(), kind="stable")
+    away = np.concatenate([away, lowest[: head.num_vertices - VERTICES - len(away)]])
     kept = np.setdiff1d(np.arange(head.num_vertices), away)
     number = np.full(head.num_vertices, -1)
     number[kept] = np.arange(VERTICES)
     faces = number[head.faces.numpy()]
     carried = [getattr(head, name).numpy()[kept] for name in ("shapedirs", "exprdirs", "weights")]
-    return _official(head.v_template.numpy()[kept], faces[(faces >= 0).all(1)], *carried)
+    template = head.v_template.numpy()[kept]
+    if stranger:
+        template = (template + carried[0][..., : len(_STRANGER)] @ np.array(_STRANGER)) * (1.05, 0.97, 1.0)
+    return _official(template, faces[(faces >= 0).all(1)], *carried)
 
 
 def template_stand_in(dressed: dict[str, Array]) -> dict[str, Array]:
@@ -121,12 +129,16 @@ def dressed_template(path: Path) -> dict[str, Array]:
 
 
 def main() -> None:
-    """Write a stand-in of FLAME's template, for benchmarks."""
+    """Write a stand-in: of FLAME's template, for benchmarks, or of a made-up head, for pictures."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--template", type=Path, required=True, help="FLAME's head_template.obj")
+    parser.add_argument("--template", type=Path, help="FLAME's head_template.obj")
     options = parser.parse_args()
-    write_stand_in(options.out, template_stand_in(dressed_template(options.template)))
+    template = options.template
+    made_up = template is None
+    write_stand_in(
+        options.out, cut_stand_in(True) if made_up else template_stand_in(dressed_template(template))
+    )
 
 
 if __name__ == "__main__":
