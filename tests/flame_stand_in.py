@@ -30,14 +30,15 @@ _STRANGER = (-1.5, 1.2, -1.0, 1.3, -1.2, 1.0, 1.2, -1.0, 0.8, -0.8)
 
 
 def cut_stand_in(stranger: bool = False) -> dict[str, Array]:
-    """Return a stand-in of the open head's shape: without a tongue, and with a little less neck.
+    """Return a stand-in of the open head's shape: without a tongue, and with holes behind the eyes.
 
     ``stranger``: its template is somebody unlike the mean, as another model's would be.
     """
     head = load_head()
     away = np.flatnonzero(head.regions["tongue"])
-    lowest = np.argsort(head.v_template[:, 1].numpy(), kind="stable")
-    away = np.concatenate([away, lowest[: head.num_vertices - VERTICES - len(away)]])
+    sockets = np.flatnonzero(head.regions["eye_sockets"])
+    hindmost = sockets[np.argsort(head.v_template[sockets, 2].numpy(), kind="stable")]
+    away = np.concatenate([away, hindmost[: head.num_vertices - VERTICES - len(away)]])
     kept = np.setdiff1d(np.arange(head.num_vertices), away)
     number = np.full(head.num_vertices, -1)
     number[kept] = np.arange(VERTICES)
