@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import cached_property
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from recon3d.head import HeadModel
     from recon3d.media.video import Clip
     from recon3d.observe import ClipSettings
+    from recon3d.parts import PartJob
 
 #: What ``recon3d video`` writes unless told otherwise; ``capture.npz`` is always written.
 VIDEO_FORMATS = ("livelink", "glb", OVERLAY, "report")
@@ -111,37 +113,65 @@ class ClipReport:
     skipped: bool = False
 
 
-class VideoWorker:
-    """Does one clip after another; head, networks and solver are loaded once. Not thread-safe."""
+@dataclass(frozen=True)
+class ClipModels:
+    """Head, networks and solver, each loaded when first needed; workers with other settings may share them.
 
-    def __init__(self, settings: VideoSettings) -> None:
-        """Note the settings."""
-        self._settings = settings
+    Attributes:
+        file: Of a head model, or None.
+        weights_dir: Folder of the face networks, or None.
+        threads: LiteRT's threads, or None for the machine's.
+        wanted: The image encoder: True for the one that comes with recon3d, weights, or False for none.
+    """
+
+    file: Path | None = None
+    weights_dir: Path | None = None
+    threads: int | None = None
+    wanted: Path | bool = True
 
     @cached_property
     def head(self) -> HeadModel:
         """The head model."""
         from recon3d.head import load_head
 
-        return load_head(self._settings.head)
+        return load_head(self.file)
 
     @cached_property
-    def _solver(self) -> ClipSolver:
+    def solver(self) -> ClipSolver:
+        """What solves clips."""
         from recon3d._video_api import open_solver
 
         return open_solver(self.head)
 
     @cached_property
-    def _source(self) -> DenseSource:
+    def source(self) -> DenseSource:
+        """The face networks."""
         from recon3d.observe import open_source
 
-        return open_source(self._settings.weights_dir, self._settings.threads)
+        return open_source(self.weights_dir, self.threads)
 
     @cached_property
-    def _encoder(self) -> FaceEncoder | None:
+    def encoder(self) -> FaceEncoder | None:
+        """The image encoder, if there is to be one."""
         from recon3d.encoder.encoder import choose_encoder
 
-        return choose_encoder(self._settings.encoder, self.head)
+        return choose_encoder(self.wanted, self.head)
+
+
+class VideoWorker:
+    """Does one clip after another; head, networks and solver are loaded once. Not thread-safe."""
+
+    def __init__(self, settings: VideoSettings, models: ClipModels | None = None) -> None:
+        """Note the settings; ``models``: those of another worker, to be used by this one, too."""
+        self._settings = settings
+        self.models = models or ClipModels(
+            settings.head, settings.weights_dir, settings.threads, settings.encoder
+        )
+
+    @property
+    def head(self) -> HeadModel:
+        """The head model."""
+        return self.models.head
 
     def prepare(self) -> None:
         """Load everything, so that what is missing shows before any clip.
@@ -152,16 +182,23 @@ class VideoWorker:
         from recon3d.render.rasterize import use_backend
 
         use_backend(self._settings.raster)
-        _ = self._solver, self._source, self._encoder
+        _ = self.models.solver, self.models.source, self.models.encoder
         threading.Thread(target=_warm_up, name="recon3d-warm-up", daemon=True).start()
 
-    def run(self, path: Path, stem: str, notify: Notify) -> ClipReport:
+    def with_settings(self, settings: VideoSettings) -> VideoWorker:
+        """Return a worker with other settings that shares what is loaded: for the same head and networks."""
+        other = copy(self)
+        other._settings = settings
+        return other
+
+    def run(self, path: Path, stem: str, notify: Notify, *, source: str | None = None) -> ClipReport:
         """Do one clip.
 
         Args:
             path: The clip.
             stem: Name of its result folder.
             notify: Told of the progress.
+            source: What the results are to call the clip; its file name by default.
 
         Raises:
             Recon3DError: It cannot be done; nothing half-written is left. What was seen is kept for the next
@@ -170,31 +207,105 @@ class VideoWorker:
         from recon3d.media.video import open_clip
 
         settings = self._settings
-        finished = None if settings.force else self._finished(path, stem)
+        finished = self.finished(path, stem)
         if finished is not None:
             return finished
         with open_clip(path, fps=settings.sequence_fps) as clip:
             _check_way(settings.out / stem)
             make_folder(settings.out)
             made_of = clip_digest(path)
-            seen_by = digest(
-                __version__, made_of, settings.clip.max_faces, settings.sequence_fps, settings.encoder
-            )
-            work = settings.out / f"{_work_name(stem)}{seen_by}"
+            work = self._work(made_of, stem)
             try:
-                report = self._run(clip, made_of, work, stem, notify)
+                report = self._run(clip, made_of, work, stem, notify, source)
             except OutputError as error:
                 _remove_staged(work)
                 target = settings.out / stem
                 raise OutputError(str(error).replace(str(work), str(target))) from error
             except Exception:
                 shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(_parts_of(work), ignore_errors=True)
                 raise
         _remove_work(settings.out, stem)
         return report
 
+    def part_folders(self, jobs: Sequence[PartJob], stem: str) -> list[Path]:
+        """Return where the parts of a clip go that is cut: beside its results, and gone when these are there.
+
+        Raises:
+            InputError: The clip is gone, or is none.
+            OSError: It cannot be read.
+        """
+        parts = _parts_of(self._work(clip_digest(jobs[0].path), stem))
+        return [parts / job.name for job in jobs]
+
+    def observe_part(self, job: PartJob, folder: Path, notify: Notify) -> None:
+        """Look at one part of a clip that is cut (recon3d.parts); at once where that has been done.
+
+        An interrupted part goes on where it was.
+
+        Args:
+            job: Which.
+            folder: Where what is seen goes: of ``part_folders``, or another one for this part alone.
+            notify: Told of the progress.
+
+        Raises:
+            Recon3DError: It cannot be done.
+        """
+        from recon3d.parts import observe_part
+
+        stretch = job.stretch
+        total = None if stretch.stop is None else stretch.stop - stretch.first
+
+        def tell(done: int) -> None:
+            notify("tracking", done, total)
+
+        observe_part(
+            job, folder, self.models.source, self._settings.clip, encoder=self.models.encoder, progress=tell
+        )
+
+    def join(self, jobs: Sequence[PartJob], folders: Sequence[Path], stem: str, notify: Notify) -> None:
+        """Put the parts of a clip together, so that ``run`` goes on with solving it.
+
+        What is missing or damaged in a part is looked at first. Where parts that began in the middle of the
+        file turn out not to fit together, all are done again, from the beginning of the file.
+
+        Args:
+            jobs: All parts, in order.
+            folders: Of the parts.
+            stem: Name of the clip's result folder.
+            notify: Told of the progress.
+
+        Raises:
+            Recon3DError: It cannot be done. Parts that do not fit together are gone then.
+        """
+        from recon3d.parts import from_beginning, join_parts
+
+        work = self._work(clip_digest(jobs[0].path), stem)
+        for tried in (jobs, [from_beginning(job) for job in jobs]):
+            for job, folder in zip(tried, folders, strict=True):
+                self.observe_part(job, folder, notify)
+            try:
+                join_parts(tried, folders, work)
+                return
+            except InputError:
+                if all(job.stretch.landing is None for job in tried):
+                    for folder in folders:
+                        shutil.rmtree(folder, ignore_errors=True)
+                    raise
+
+    def _work(self, made_of: str, stem: str) -> Path:
+        """Return the hidden folder of what is seen in a clip with these settings."""
+        settings = self._settings
+        seen_by = digest(
+            __version__, made_of, settings.clip.max_faces, settings.sequence_fps, settings.encoder
+        )
+        return settings.out / f"{_work_name(stem)}{seen_by}"
+
+    def finished(self, path: Path, stem: str) -> ClipReport | None:
+        """Return the report of a clip whose results lie there complete; None where it is to be done."""
+        return None if self._settings.force else self._finished(path, stem)
+
     def _finished(self, path: Path, stem: str) -> ClipReport | None:
-        """Return the report of a clip whose results lie there complete, else None."""
         from recon3d.capture import Capture
 
         out, wanted = self._settings.out, set(self._settings.formats)
@@ -221,7 +332,9 @@ class VideoWorker:
             settings.encoder,
         ))  # fmt: skip
 
-    def _run(self, clip: Clip, made_of: str, work: Path, stem: str, notify: Notify) -> ClipReport:
+    def _run(
+        self, clip: Clip, made_of: str, work: Path, stem: str, notify: Notify, source: str | None
+    ) -> ClipReport:
         from recon3d.observe import observe, open_records
 
         settings = self._settings
@@ -234,15 +347,16 @@ class VideoWorker:
         def tell(done: int) -> None:
             notify("tracking", done, total)
 
-        observe(clip, records, self._source, settings.clip, tell, encoder=self._encoder)
+        observe(clip, records, self.models.source, settings.clip, tell, encoder=self.models.encoder)
         notify("tracking", records.frames, records.frames)
         lost = clip.lost  # by now all of it has been read, even where most was seen before an interruption
         name = shown(clip.path)
+        source = source or shown(clip.path.name)
         if not records.frames:
             raise InputError(f"{name}: not one frame could be decoded; is the file complete?")
         notify("solving", 0, None)
         try:
-            persons = self._solver.solve(records, clip.size, clip.fps, shown(clip.path.name), settings.clip)
+            persons = self.models.solver.solve(records, clip.size, clip.fps, source, settings.clip)
         except Recon3DError as error:
             raise type(error)(f"{name}: {error}") from error
         notify("solving", 0, 0)
@@ -251,7 +365,7 @@ class VideoWorker:
         results = {target.name: sorted(file.name for file in folder.iterdir()) for folder, target in staged}
         mark = Mark(made_of, self._facts(), list(settings.formats), results, lost)
         write_mark(staged[0][0] / _FILES["capture"], mark)
-        files = [file for folder, target in reversed(staged) for file in _publish(folder, target)]
+        files = [file for folder, target in reversed(staged) for file in publish_folder(folder, target)]
         folders = tuple(target for _, target in staged)
         tracked = float(persons[0].capture.tracked.mean())
         return ClipReport(folders, tuple(files), records.frames, lost, tracked)
@@ -376,7 +490,7 @@ def _notes(person: Person, lost: int) -> list[str]:
     return notes
 
 
-def _publish(folder: Path, target: Path) -> list[Path]:
+def publish_folder(folder: Path, target: Path) -> list[Path]:
     """Give a finished folder its name, in place of the one that an earlier run left; return what was in it.
 
     Files that recon3d did not write in that one are kept.
@@ -408,10 +522,17 @@ def _remove_staged(work: Path) -> None:
         work.rmdir()
 
 
+def _parts_of(work: Path) -> Path:
+    """Return the folder of a clip's parts, where it is cut."""
+    return work.with_name(f"{work.name}-parts")
+
+
 def _remove_work(out: Path, stem: str) -> None:
     """Remove what this run, and interrupted runs of this clip with other settings, left."""
-    for folder in out.glob(f"{_work_name(stem)}????????"):
-        shutil.rmtree(folder, ignore_errors=True)
+    name = _work_name(stem)
+    for pattern in (f"{name}????????", f"{name}????????-parts", f".{name}????????.*"):
+        for folder in out.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def with_threads(settings: VideoSettings, workers: int) -> VideoSettings:

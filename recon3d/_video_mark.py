@@ -18,6 +18,7 @@ import numpy as np
 
 from recon3d.errors import InputError
 from recon3d.files import output_error
+from recon3d.media._open import shown
 from recon3d.media._sequence import find_sequence, is_pattern
 
 _MEMBER = "job.npy"
@@ -56,14 +57,15 @@ def clip_digest(path: Path) -> str:
         InputError: It is neither a file nor a series of images.
         OSError: It cannot be read.
     """
-    files = find_sequence(path) if path.is_dir() or is_pattern(path) else [path]
+    named = find_sequence(path) if path.is_dir() or is_pattern(path) else [path]
+    files = [file for file in named if file.is_file()]  # of a series others are lost: folders, dead links
+    if not files:
+        raise InputError(f"{shown(path)}: not a file")
     facts = [(file.name, file.stat().st_size) for file in files]
     return digest(path.name, facts, _ends(files[0]), _ends(files[-1]))
 
 
 def _ends(path: Path) -> bytes:
-    if not path.is_file():
-        raise InputError(f"{path}: not a file")
     with path.open("rb") as file:
         start = file.read(_ENDS)
         file.seek(max(path.stat().st_size - _ENDS, 0))

@@ -7,7 +7,9 @@ goes on where it was. Nothing here needs torch but the encoder.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +23,7 @@ from recon3d.face.tracks import FaceTracker
 
 if TYPE_CHECKING:
     from recon3d.encoder.encoder import FaceEncoder
+    from recon3d.media._landing import Landing
     from recon3d.media.video import Clip
 
 Faces = Literal["all", "largest"] | int
@@ -69,6 +72,32 @@ class ClipSettings:
         return self.faces if isinstance(self.faces, int) else MAX_FACES
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Frames of a clip that are looked at by themselves.
+
+    Attributes:
+        start: Index of the first one.
+        stop: Index after the last one; None goes on to the end of the clip.
+        lead: Frames before ``start`` from which the faces are followed already. They are the first chunk of
+            the records, and the encoder is not asked about them.
+        landing: Where the first frame that is read lies in the file; None reads the file from its beginning.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    lead: int = 0
+    landing: Landing | None = None
+
+    @property
+    def first(self) -> int:
+        """Index of the first frame that is read."""
+        return self.start - self.lead
+
+
+_WHOLE = Stretch()
+
+
 def observe(
     clip: Clip,
     records: Records,
@@ -77,6 +106,7 @@ def observe(
     progress: Progress | None = None,
     *,
     encoder: FaceEncoder | None = None,
+    stretch: Stretch = _WHOLE,
 ) -> None:
     """Follow the faces of a clip into ``records``, going on after what these hold already.
 
@@ -87,6 +117,7 @@ def observe(
         settings: How.
         progress: Told of the frames done.
         encoder: Asked about every face, beside the tracking; or None.
+        stretch: Which frames.
 
     Raises:
         InputError: The clip cannot be read.
@@ -95,27 +126,42 @@ def observe(
     tracker = FaceTracker(source, max_faces=settings.max_faces)
     if records.last is not None:
         tracker.restore(records.last.state)
-    frames = clip.frames(records.frames, ahead=_AHEAD)
-    done = False
-    while not done:
-        asked = None if encoder is None else Asked(encoder)
-        first = records.frames
-        times, cuts, seen = [], [], []
-        for frame in frames:
-            sightings, cut = tracker.step(frame.pixels, frame.time)
-            times.append(frame.time)
-            cuts.append(cut)
-            seen.append(sightings)
-            if asked is not None:
-                asked.about(frame.pixels, frame.time, sightings)
-            if progress is not None:
-                progress(first + len(times))
-            if len(times) == CHUNK:
-                break
-        done = len(times) < CHUNK
-        if times:
-            told = None if asked is None else asked.told()
-            records.append(Chunk.of(first, times, cuts, seen, tracker.save(), clip.lost, told))
+        if _is_complete(records, stretch):
+            clip.lost = records.last.lost
+            return
+    begin = stretch.first + records.frames
+    read = clip.frames(begin, ahead=_AHEAD, landing=stretch.landing)
+    with closing(read):  # type: ignore[type-var]  # a generator
+        frames = islice(read, None if stretch.stop is None else stretch.stop - begin)
+        done = False
+        while not done:
+            leading = records.frames < stretch.lead
+            wanted = stretch.lead - records.frames if leading else CHUNK
+            asked = None if encoder is None or leading else Asked(encoder)
+            first = records.frames
+            times, cuts, seen = [], [], []
+            for frame in islice(frames, wanted):
+                sightings, cut = tracker.step(frame.pixels, frame.time)
+                times.append(frame.time)
+                cuts.append(cut)
+                seen.append(sightings)
+                if asked is not None:
+                    asked.about(frame.pixels, frame.time, sightings)
+                if progress is not None:
+                    progress(first + len(times))
+            done = len(times) < wanted
+            if times:
+                told = None if asked is None else asked.told()
+                state = tracker.save()
+                records.append(Chunk.of(stretch.first + first, times, cuts, seen, state, clip.lost, told))
+
+
+def _is_complete(records: Records, stretch: Stretch) -> bool:
+    """Tell whether nothing is left to read: the stretch is full, or its last chunk ended with the clip."""
+    if stretch.stop is not None and stretch.first + records.frames >= stretch.stop:
+        return True
+    wanted = stretch.lead if 0 < records.frames <= stretch.lead else CHUNK
+    return records.last is not None and len(records.last.times) < wanted
 
 
 def open_records(folder: Path) -> Records:

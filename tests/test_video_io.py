@@ -343,12 +343,12 @@ def test_joined_recordings_go_on_where_the_first_ends(tmp_path: Path) -> None:
 
 
 def test_the_clock_bridges_stamps_that_are_missing_or_stand_still() -> None:
-    clock = _decode._Clock(fps=10.0)
+    clock = _decode.Clock(fps=10.0)
     stamps = [50, None, None, 80, 80, 79, 90, -500, -490]
     times = [clock.read(stamp, Fraction(1, 100)) for stamp in stamps]
     assert np.all(np.diff(times) > 0)
     assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.3, 0.3, 0.4, 0.5, 0.6], abs=1e-3)
-    assert [_decode._Clock(10.0).read(None, None) for _ in range(2)] == [0.0, 0.0]
+    assert [_decode.Clock(10.0).read(None, None) for _ in range(2)] == [0.0, 0.0]
 
 
 # What is not a clip

@@ -43,7 +43,7 @@ _COVER = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.s
 #: FFmpeg's AVCOL_SPC numbers of BT.709, FCC, BT.601 (twice), SMPTE 240M and BT.2020.
 _KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 #: Two frames are at least this far apart, s: a stamp that stands still is moved on by it.
-_SHORTEST_STEP = 1e-4
+SHORTEST_STEP = 1e-4
 #: A stamp that falls back by more than this, s, starts a new clock (joined recordings).
 _NEW_CLOCK = 0.5
 #: Rates outside are a container's default, not a camera's.
@@ -102,7 +102,7 @@ def probe(path: Path) -> StreamInfo:
         InputError: Missing, not a regular file, empty, not a video, sound only, too large, or nothing of
             it can be decoded.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         first = next(Decoder(container, stream).pictures(), None)
         if first is None:
             raise InputError(f"{shown(path)}: not one frame can be decoded; the file is damaged or cut off")
@@ -110,7 +110,7 @@ def probe(path: Path) -> StreamInfo:
         duration = _duration(container, stream)
         count = stream.frames or (round(duration * fps) if duration else None)
         origin = float(first.pts * stream.time_base) if first.pts is not None and stream.time_base else 0.0
-        size = _layout(stream, first, path).size
+        size = layout_of(stream, first, path).size
         return StreamInfo(size, fps, count, duration, bool(container.streams.audio), origin)
 
 
@@ -132,12 +132,12 @@ def read_frames(
     Raises:
         InputError: See ``probe``.
     """
-    with _opened(path) as (container, stream):
-        clock = _Clock(fps)
+    with opened(path) as (container, stream):
+        clock = Clock(fps)
         convert: Converter | None = None
         for index, picture in enumerate(Decoder(container, stream, on_lost).pictures()):
             seconds = clock.read(picture.pts, stream.time_base)
-            convert = convert or Converter(_layout(stream, picture, path))
+            convert = convert or Converter(layout_of(stream, picture, path))
             if index < start:
                 continue
             try:
@@ -189,14 +189,15 @@ class Decoder:
 
         Not in an intact file, where packets and pictures may differ for good reasons.
         """
-        missing = self._cut_off()
+        missing = cut_off(self._container, self._stream)
         if self._errors or missing:
             self._on_lost(max(self._errors, self._sent + missing - self._shown))
 
-    def _cut_off(self) -> int:
-        """Count the packets that the container's index has beyond the end of the file."""
-        end = self._container.size
-        return sum(entry.pos >= end for entry in self._stream.index_entries)
+
+def cut_off(container: av.container.InputContainer, stream: VideoStream) -> int:
+    """Count the packets that the container's index has beyond the end of the file."""
+    end = container.size
+    return sum(entry.pos >= end for entry in stream.index_entries)
 
 
 def packets(container: av.container.InputContainer, stream: Track) -> Iterator[Packet[Track]]:
@@ -282,12 +283,13 @@ def _colour_matrix(picture: VideoFrame) -> Colorspace | None:
     return Colorspace.ITU709 if picture.width >= 1280 or picture.height > 576 else Colorspace.ITU601
 
 
-class _Clock:
+class Clock:
     """Turns time stamps into seconds from the first frame, which always rise."""
 
-    def __init__(self, fps: float) -> None:
+    def __init__(self, fps: float, origin: float | None = None) -> None:
+        """Start at the first stamp, or at an ``origin`` before, s."""
         self._period = 1.0 / fps
-        self._offset: float | None = None
+        self._offset = None if origin is None else -origin
         self._last = -math.inf
 
     def read(self, stamp: int | None, unit: Fraction | None) -> float:
@@ -306,12 +308,12 @@ class _Clock:
         return self._advance(own + self._offset)
 
     def _advance(self, seconds: float) -> float:
-        self._last = max(seconds, self._last + _SHORTEST_STEP)
+        self._last = max(seconds, self._last + SHORTEST_STEP)
         return self._last
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
+def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
     """Open a file and choose its video stream.
 
     Raises:
@@ -390,7 +392,7 @@ def _duration(container: av.container.InputContainer, stream: VideoStream) -> fl
     return None
 
 
-def _layout(stream: VideoStream, picture: VideoFrame, path: Path) -> Layout:
+def layout_of(stream: VideoStream, picture: VideoFrame, path: Path) -> Layout:
     """Return how the stream's pictures are to be turned and scaled.
 
     Raises:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from recon3d.files import atomic_path
 from recon3d.media._ahead import prefetched
 from recon3d.media._find_clips import VIDEO_SUFFIXES, is_clip, iter_clips
 from recon3d.media._sequence import find_sequence, first_size, is_pattern, read_sequence
+
+if TYPE_CHECKING:
+    from recon3d.media._landing import Landing
 
 __all__ = [
     "VIDEO_SUFFIXES", "Clip", "Frame", "VideoWriter", "is_clip", "iter_clips", "open_clip", "prefetched",
@@ -68,7 +72,7 @@ class Clip:
     lost: int = 0
     _closed: bool = field(default=False, repr=False)
 
-    def frames(self, start: int = 0, ahead: int = 0) -> Iterator[Frame]:
+    def frames(self, start: int = 0, ahead: int = 0, landing: Landing | None = None) -> Iterator[Frame]:
         """Yield the frames from index ``start`` on: the very ones that a read of the whole clip gives.
 
         Only what the caller keeps stays in memory. Each call reads anew.
@@ -76,19 +80,27 @@ class Clip:
         Args:
             start: Index of the first frame.
             ahead: How many frames a second thread decodes in advance; 0 decodes in the calling thread.
+            landing: Where ``start`` is in the file (recon3d.media._landing); what lies before is not decoded.
 
         Raises:
-            InputError: The file has become unreadable since it was opened.
+            InputError: The file has become unreadable since it was opened; a MissedError where only reading
+                it from its beginning would do.
             UsageError: The clip was closed.
         """
         if self._closed:
             raise UsageError(f"{self.path}: this clip was closed")
-        frames = self._frames(start)
+        frames = self._frames(start, landing)
         return prefetched(frames, ahead) if ahead > 0 else frames
 
-    def _frames(self, start: int) -> Iterator[Frame]:
+    def _frames(self, start: int, landing: Landing | None) -> Iterator[Frame]:
         self.lost = 0
-        with closing(self._read(start, self._set_lost)) as read:  # type: ignore[type-var]  # a generator
+        if landing is None:
+            reading = self._read(start, self._set_lost)
+        else:
+            from recon3d.media._landing import read_from
+
+            reading = read_from(self.path, self.fps, landing, start)
+        with closing(reading) as read:  # type: ignore[type-var]  # a generator
             for index, time, pixels in read:
                 if self._closed:
                     return
