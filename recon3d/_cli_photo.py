@@ -97,10 +97,7 @@ class _Batch:
         begun = time.perf_counter()
         stem = self._names.claim(path)
         photo = read_image(path)
-        worker = self._ready()
-        focal = self._settings.focal
-        faces = worker.fit(photo, focal=focal.pixels(photo.size) if focal else None)
-        outputs = self._write(worker, faces, photo, stem)
+        faces, outputs = fit_and_write(self._ready(), photo, self._settings, stem)
         seconds = round(time.perf_counter() - begun, 3)
         self._reporter.done(path, _sentence(path, outputs), **_facts(faces, outputs), seconds=seconds)
 
@@ -114,40 +111,11 @@ class _Batch:
             settings = self._settings
             try:
                 make_folder(settings.out)
-                from recon3d.pipeline import Reconstructor
-                from recon3d.render.rasterize import use_backend
-
-                use_backend(settings.raster)
-                worker = Reconstructor(
-                    head=settings.head,
-                    landmarks=settings.landmarks,
-                    weights_dir=settings.weights_dir,
-                    max_faces=settings.max_faces,
-                    refine=settings.refine,
-                    encoder=settings.encoder,
-                    device=settings.device,
-                    quiet=self._reporter.quiet,
-                )
-                worker.prepare()
+                worker = open_reconstructor(settings, quiet=self._reporter.quiet)
             except Recon3DError as error:
                 raise _NotReady from error
             self._worker = worker
         return self._worker
-
-    def _write(
-        self, worker: Reconstructor, faces: Sequence[FittedFace], photo: Photo, stem: str
-    ) -> list[list[Path]]:
-        settings = self._settings
-        return write_outputs(
-            [face.capture for face in faces],
-            worker.head,
-            photo,
-            settings.out,
-            stem,
-            settings.formats,
-            landmark_dots=settings.landmark_dots,
-            options=ExportOptions(delight=settings.delight),
-        )
 
 
 def run_photo(inputs: Sequence[str], settings: PhotoSettings, reporter: Reporter) -> int:
@@ -158,6 +126,53 @@ def run_photo(inputs: Sequence[str], settings: PhotoSettings, reporter: Reporter
     """
     check_formats(settings.formats, PHOTO_CHOICES)
     return _Batch(settings, reporter).run(inputs)
+
+
+def open_reconstructor(settings: PhotoSettings, *, quiet: bool) -> Reconstructor:
+    """Return the reconstructor of the settings, with all that it needs loaded.
+
+    Raises:
+        Recon3DError: Something cannot be had.
+    """
+    from recon3d.pipeline import Reconstructor
+    from recon3d.render.rasterize import use_backend
+
+    use_backend(settings.raster)
+    worker = Reconstructor(
+        head=settings.head,
+        landmarks=settings.landmarks,
+        weights_dir=settings.weights_dir,
+        max_faces=settings.max_faces,
+        refine=settings.refine,
+        encoder=settings.encoder,
+        device=settings.device,
+        quiet=quiet,
+    )
+    worker.prepare()
+    return worker
+
+
+def fit_and_write(
+    worker: Reconstructor, photo: Photo, settings: PhotoSettings, stem: str
+) -> tuple[list[FittedFace], list[list[Path]]]:
+    """Do one photograph; return its faces and the files of each, the most prominent first.
+
+    Raises:
+        Recon3DError: It cannot be done; nothing half-written is left.
+    """
+    focal = settings.focal
+    faces = worker.fit(photo, focal=focal.pixels(photo.size) if focal else None)
+    outputs = write_outputs(
+        [face.capture for face in faces],
+        worker.head,
+        photo,
+        settings.out,
+        stem,
+        settings.formats,
+        landmark_dots=settings.landmark_dots,
+        options=ExportOptions(delight=settings.delight),
+    )
+    return faces, outputs
 
 
 def _sentence(path: Path, outputs: Sequence[Sequence[Path]]) -> str:
