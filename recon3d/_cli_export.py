@@ -9,7 +9,7 @@ from typing import cast
 
 from recon3d._cli_report import Reporter
 from recon3d._results import OVERLAY, FolderNames, check_formats, write_outputs
-from recon3d.assets import MANIFEST, AssetStatus, fetch, list_assets
+from recon3d.assets import AssetStatus, fetch, list_assets, wanted_assets
 from recon3d.errors import AssetError, UsageError
 from recon3d.export import FORMATS
 from recon3d.export.options import Angles, ExportOptions
@@ -98,9 +98,9 @@ def named(path: Path) -> Path:
 
 def run_models(*, fetching: bool, reporter: Reporter) -> int:
     """List the model files, fetching those that are missing if asked; return the exit status."""
-    for name in MANIFEST if fetching else ():
+    for asset in wanted_assets() if fetching else ():
         try:
-            fetch(name, quiet=reporter.quiet or reporter.as_json)
+            fetch(asset.name, quiet=reporter.quiet or reporter.as_json)
         except AssetError as error:
             reporter.failures += 1
             reporter.say(str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -116,6 +116,18 @@ def which_encoder(weights: Path | None, none: bool) -> Path | bool:
 def split(values: list[str] | None) -> list[str]:
     """``["obj,glb", "arkit"]`` to ``["obj", "glb", "arkit"]``."""
     return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what completes, for a shell, the last of several names with commas."""
+    known = tuple(names)
+
+    def complete(incomplete: str) -> list[str]:
+        *before, last = incomplete.split(",")
+        found = [name for name in known if name.startswith(last) and name not in before]
+        return [",".join((*before, name)) for name in found]
+
+    return complete
 
 
 @contextmanager

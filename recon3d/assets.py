@@ -138,12 +138,26 @@ GNM_HEAD = Asset(
     ),
 )
 
+#: The package as its makers publish it. What the page needs of it is read out of it (recon3d.serve.library).
+THREE_JS = Asset(
+    name="three",
+    filename="three-0.187.0.tgz",
+    version="0.187.0",
+    size=4_795_351,
+    sha256="ff540832ded0cfe919764d24a3d88f3e2a05f23303f876423e4f893841e90728",
+    licence="MIT",
+    purpose="shows heads in 3D in the page of recon3d serve",
+    sources=(UrlSource("https://registry.npmjs.org/three/-/three-0.187.0.tgz"),),
+)
+
 #: Every file that taking captures may download, by name.
 MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (FACE_LANDMARKER,)}
 #: The same of training. ``recon3d models`` leaves these to who trains.
 TRAINING_MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (EFFICIENTNET_LITE0,)}
 #: Head models that can be called by a name; fetched when that is asked for.
 HEAD_MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (GNM_HEAD,)}
+#: What the page of ``recon3d serve`` needs, for who has installed that extra.
+PAGE_MANIFEST: dict[str, Asset] = {asset.name: asset for asset in (THREE_JS,)}
 
 
 def cache_folder() -> Path:
@@ -195,9 +209,15 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
     raise _not_found(asset, tried)
 
 
+def wanted_assets() -> list[Asset]:
+    """Return what this installation may download: the face networks, and what installed extras need."""
+    page = PAGE_MANIFEST if importlib.util.find_spec("fastapi") else {}
+    return [*MANIFEST.values(), *page.values()]
+
+
 def list_assets() -> list[AssetStatus]:
-    """Return every asset of :data:`MANIFEST` with its state in the cache; never touches the network."""
-    return [AssetStatus(a, a.path, check_file(a.path, a) is None) for a in MANIFEST.values()]
+    """Return :func:`wanted_assets`, each with its state in the cache; never touches the network."""
+    return [AssetStatus(a, a.path, check_file(a.path, a) is None) for a in wanted_assets()]
 
 
 def read_member(archive: str | Path | BinaryIO, member: str, *, max_bytes: int) -> bytes:
@@ -229,7 +249,7 @@ def read_member(archive: str | Path | BinaryIO, member: str, *, max_bytes: int) 
 
 
 def _find(name: str) -> Asset:
-    known = MANIFEST | HEAD_MANIFEST | TRAINING_MANIFEST
+    known = MANIFEST | HEAD_MANIFEST | PAGE_MANIFEST | TRAINING_MANIFEST
     for asset in known.values():
         if name in (asset.name, asset.filename):
             return asset

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from recon3d._cli_group import DefaultRun
 from recon3d._cli_options import (
     AcceptedDevice,
     AngleChoice,
@@ -38,6 +39,7 @@ from recon3d._cli_options import (
     WeightsDir,
     exit_status,
     head_file,
+    one_of,
     split,
     which_encoder,
 )
@@ -45,8 +47,9 @@ from recon3d._cli_report import Reporter
 from recon3d._version import __version__
 from recon3d.export import FORMATS
 
+_any_format = one_of((*FORMATS, "overlay"))
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,  # plain usage errors, one line each; and no rich to import for them
     pretty_exceptions_enable=False,
@@ -57,6 +60,13 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure t
 app.add_typer(bench, name="bench")
 train = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train the networks anew.")
 app.add_typer(train, name="train")
+batch = typer.Typer(
+    cls=DefaultRun,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Archives of clips and photographs, on this machine or a cluster: recon3d batch SOURCE --out DEST.",
+)
+app.add_typer(batch, name="batch")
 heads = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Head models.")
 app.add_typer(heads, name="head")
 models = typer.Typer(rich_markup_mode=None, help="The networks' files.")
@@ -90,6 +100,7 @@ def photo(
             "--format",
             "-f",
             help="obj, glb, arkit, overlay (all by default), flame-params; several with commas.",
+            autocompletion=one_of(("obj", "glb", "arkit", "overlay", "flame-params")),
         ),
     ] = None,
     head: Head = None,
@@ -155,7 +166,12 @@ def video(
     out: Out,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="livelink, glb, overlay, report by default; or any of export's."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="livelink, glb, overlay, report by default; or any of export's.",
+            autocompletion=_any_format,
+        ),
     ] = None,
     face: Annotated[str, typer.Option(help="Who: all, largest, or at most so many.")] = "all",
     smooth: Annotated[float, typer.Option(min=0, max=1, help="Smoothing in time; 0 is none.")] = 0.5,
@@ -223,6 +239,151 @@ def video(
         status.append(run_video(clips, settings, workers, reporter))
 
 
+class KindChoice(str, Enum):
+    """What a search takes."""
+
+    auto = "auto"
+    clip = "clip"
+    photo = "photo"
+
+
+Ledger = Annotated[
+    Path | None,
+    typer.Option(dir_okay=False, help="The ledger's file; DEST/ledger.sqlite, or for a URL elsewhere."),
+]
+
+
+@batch.command("run")
+def batch_run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder (with all in it), a pattern, a file, a manifest (.csv, .jsonl), or a URL (s3://...).",
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DEST", help="Folder or URL of the results.")],
+    cluster: Annotated[
+        str,
+        typer.Option(help="auto, local, or a Ray cluster: ray://host:10001; host:6379 on its nodes."),
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Items worked on at the same time; as many as cores by default.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further tries of an item whose worker dies; then it is set aside.")
+    ] = 2,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that one item, or part of a long clip, may take.")
+    ] = None,
+    kind: Annotated[
+        KindChoice, typer.Option(help="Search for clips, photographs, or both.")
+    ] = KindChoice.auto,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", help="Of clips: livelink, glb, overlay, report by default."),
+    ] = None,
+    photo_formats: Annotated[
+        list[str] | None,
+        typer.Option("--photo-format", help="Of photographs: obj, glb, arkit, overlay by default."),
+    ] = None,
+    face: Annotated[str, typer.Option(help="Who of a clip: all, largest, or at most so many.")] = "all",
+    smooth: Annotated[float, typer.Option(min=0, max=1, help="Smoothing in time; 0 is none.")] = 0.5,
+    focal: Annotated[
+        str | None, typer.Option(help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
+    ] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Show the clip beside the overlay.")
+    ] = False,
+    fps: Rate = None,
+    sequence_fps: Annotated[
+        float | None, typer.Option(min=0.01, help="Frames per second of numbered images; 25 by default.")
+    ] = None,
+    angles: Annotated[
+        AngleChoice | None, typer.Option(help="Unit of the angles in livelink.csv; radians by default.")
+    ] = None,
+    names: Map = None,
+    max_faces: Annotated[int, typer.Option(min=1, help="At most this many faces a photograph.")] = 8,
+    landmarks: Annotated[
+        LandmarkChoice, typer.Option(help="Of photographs: 478 (mediapipe) or 68 (fan, an extra).")
+    ] = LandmarkChoice.mediapipe,
+    refine: Annotated[bool, typer.Option("--refine", help="Fit the photographs' colours, too.")] = False,
+    delight: Annotated[
+        bool, typer.Option("--delight", help="Take the photographs' light out of the textures.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do items again that are done, or failed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do items again that failed, or were set aside.")
+    ] = False,
+    max_size: Annotated[float, typer.Option(min=0, help="Largest remote file, GB.")] = 20.0,
+    ledger: Ledger = None,
+    encoder: Encoder = None,
+    no_encoder: NoEncoder = False,
+    raster: Raster = None,
+    head: Head = None,
+    device: Device = "cpu",
+    weights_dir: WeightsDir = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Do many clips and photographs, on all cores or a Ray cluster; whatever happens to some of them.
+
+    SOURCE/a/take1.mp4 becomes DEST/a/take1/{capture.npz, livelink.csv, ...}. A ledger notes what has been
+    done, how: the same command does only what is missing, changed, or made otherwise. Interrupted or killed,
+    it goes on where it was. A SOURCE called like a command is given as ./status.
+    """
+    from recon3d._cli_batch import BatchReporter, parse_bytes, run_batch
+
+    with exit_status() as status, BatchReporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d.batch.command import BatchSettings
+        from recon3d.batch.options import ItemOptions, Models
+        from recon3d.batch.run import Limits
+
+        options = ItemOptions(
+            format=tuple(split(formats)),
+            photo_format=tuple(split(photo_formats)),
+            face=face,
+            smooth=smooth,
+            focal=focal,
+            side_by_side=side_by_side,
+            fps=fps,
+            sequence_fps=sequence_fps,
+            angles=angles and angles.value,
+            map=names,
+            max_faces=max_faces,
+            landmarks=landmarks.value,
+            refine=refine,
+            delight=delight,
+        )
+        settings = BatchSettings(
+            out=out,
+            options=options,
+            models=Models(head, weights_dir, which_encoder(encoder, no_encoder), raster, device),
+            wanted=kind.value,
+            cluster=cluster,
+            workers=workers,
+            limits=Limits(retries, timeout),
+            ledger=ledger,
+            force=force,
+            retry_failed=retry_failed,
+            max_bytes=parse_bytes(max_size),
+        )
+        status.append(run_batch(source, settings, reporter))
+
+
+@batch.command("status")
+def batch_status(
+    out: Annotated[str, typer.Argument(metavar="DEST", help="Folder or URL of the results.")],
+    ledger: Ledger = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Tell what has become of a batch, and what the same command would do now; also while it runs."""
+    with exit_status() as status:
+        from recon3d._cli_batch import run_status
+
+        status.append(run_status(out, ledger, as_json))
+
+
 @app.command()
 def export(
     captures: Annotated[
@@ -232,7 +393,12 @@ def export(
     out: Out,
     formats: Annotated[
         list[str],
-        typer.Option("--format", "-f", help=f"{', '.join((*FORMATS, 'overlay'))}; several with commas."),
+        typer.Option(
+            "--format",
+            "-f",
+            help=f"{', '.join((*FORMATS, 'overlay'))}; several with commas.",
+            autocompletion=_any_format,
+        ),
     ],
     picture: Annotated[
         Path | None, typer.Option("--photo", help="The photograph, for texture and overlay.")
@@ -292,7 +458,12 @@ def convert(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="Write these, too: flame-params, livelink, glb..."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="Write these, too: flame-params, livelink, glb...",
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
     fps: Rate = None,
     device: AcceptedDevice = "cpu",
@@ -511,6 +682,60 @@ def view(
             status.append(
                 run_view(path, head=head, host=host, port=port, open_browser=open_browser, reporter=reporter)
             )
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; another than this machine's own asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(help="What clients have to know; better given in RECON3D_TOKEN. Made if need be."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Another name by which the server may be called."),
+    ] = None,
+    keep: Annotated[str, typer.Option(help="Finished jobs are deleted after this time.")] = "24h",
+    max_upload: Annotated[str, typer.Option(help="Size of one upload.")] = "500MB",
+    max_duration: Annotated[str, typer.Option(help="Duration of one clip.")] = "10min",
+    max_files: Annotated[int, typer.Option(min=1, max=1000, help="Files of one upload.")] = 16,
+    max_jobs: Annotated[int, typer.Option(min=1, max=10000, help="Jobs that may wait or run.")] = 64,
+    data: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of queue, uploads and results.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs done at the same time.")] = 1,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    head: Head = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a page, and an HTTP API, that take photographs and clips; Ctrl-C ends it.
+
+    What is uploaded stays on this machine, and is deleted after a day. Jobs that are not done when the
+    server ends are done when it starts again.
+    """
+    with exit_status() as status, Reporter(quiet=quiet, as_json=as_json) as reporter:
+        from recon3d._cli_serve import ServeOptions, run_serve
+
+        options = ServeOptions(
+            host=host,
+            port=port,
+            token=token,
+            allowed_hosts=tuple(allow_host or ()),
+            keep=keep,
+            max_upload=max_upload,
+            max_duration=max_duration,
+            max_files=max_files,
+            max_jobs=max_jobs,
+            data=data,
+            workers=workers,
+            head=head,
+            open_browser=open_browser,
+        )
+        status.append(run_serve(options, reporter))
 
 
 @bench.command("render")

@@ -23,6 +23,7 @@ from recon3d.assets import (
     FACE_LANDMARKER,
     HEAD_MANIFEST,
     MANIFEST,
+    PAGE_MANIFEST,
     TRAINING_MANIFEST,
     Asset,
     cache_folder,
@@ -243,7 +244,7 @@ def _models(fetching: bool) -> Iterator[Fact]:
             except Recon3DError as error:
                 yield Fact(f"fetching {asset.filename}", "failed", _one_line(error), "see the reasons named")
         yield _model(asset, needed=True)
-    for asset in (HEAD_MANIFEST | TRAINING_MANIFEST).values():
+    for asset in (HEAD_MANIFEST | PAGE_MANIFEST | TRAINING_MANIFEST).values():
         yield _model(asset, needed=False)
 
 

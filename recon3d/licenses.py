@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon3d.assets import HEAD_MANIFEST, MANIFEST, TRAINING_MANIFEST, Asset
+from recon3d.assets import HEAD_MANIFEST, MANIFEST, PAGE_MANIFEST, TRAINING_MANIFEST, Asset
 from recon3d.errors import MissingExtraError, UsageError
 from recon3d.resources import OPEN_HEAD, resource_path
 
@@ -293,6 +293,7 @@ def _downloaded() -> Iterator[Part]:
     for manifest, when in (
         (MANIFEST, "downloaded at first use"),
         (HEAD_MANIFEST, "downloaded only for --head"),
+        (PAGE_MANIFEST, "downloaded only for recon3d serve"),
         (TRAINING_MANIFEST, "downloaded only for training"),
     ):
         for asset in manifest.values():

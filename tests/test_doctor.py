@@ -76,6 +76,8 @@ def test_a_whole_installation_is_told_of(healthy: dict[str, Any]) -> None:
     assert facts["rasterizer torch"]["state"] == "ok"
     assert sum(fact["figures"].get("default", False) for fact in healthy["facts"]) == 1
     assert "usd-core" in facts["extra usd"]["figures"]["packages"]
+    for extra, package in (("cluster", "ray"), ("serve", "fastapi"), ("docs", "mkdocs-material")):
+        assert package in facts[f"extra {extra}"]["figures"]["packages"]
     assert facts[MODEL]["figures"]["verified"] is True
     assert facts["cache folder"]["figures"]["free"] > 0
     for fact in healthy["facts"]:

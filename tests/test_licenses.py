@@ -145,4 +145,14 @@ def test_json_and_extras() -> None:
 def test_no_such_extra_is_wrong_usage() -> None:
     done = recon3d("licenses", "--extras", "nothing")
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("recon3d: no extra nothing; there are blender, build-head, dev, fan")
+    assert done.err.startswith("recon3d: no extra nothing; there are blender, build-head, cluster, dev, docs")
+
+
+def test_the_extras_for_clusters_pages_and_docs_are_counted_in() -> None:
+    """What they bring is named, and what follows from it: nothing of theirs forbids commercial use."""
+    names = {part.name.lower() for part in list_parts(["cluster", "docs", "serve"])}
+    assert {"ray", "fastapi", "uvicorn", "python-multipart", "mkdocs-material"} <= names
+    alone = {part.name.lower() for part in list_parts()}
+    assert {"ray", "fastapi", "mkdocs-material"}.isdisjoint(alone)
+    done = recon3d("licenses", "--extras", "cluster,docs,serve")
+    assert "with the extras cluster, docs, serve may be used for any purpose" in done.out.splitlines()[-1]
