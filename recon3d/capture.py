@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from recon3d._version import GENERATOR
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.errors import InputError
 from recon3d.files import atomic_path
@@ -22,6 +23,9 @@ Array = npt.NDArray[Any]
 FORMAT = "recon3d-capture/1"
 #: Unpacked, an hour of 60 frames a second is a quarter of this; a file that claims more is refused unread.
 MAX_BYTES = 1 << 30
+
+#: Rates beyond are no camera's and no time-lapse's; a frame's length must be a number.
+_RATES = (1e-6, 1e6)
 
 #: Field: dtype, and shape in terms of T frames, S shape, E expression and J joints.
 _LAYOUT: Mapping[str, tuple[str, tuple[str | int, ...]]] = {
@@ -118,12 +122,14 @@ class Capture:
     def save(self, path: str | Path) -> None:
         """Write ``capture.npz``, atomically; the same content gives the same bytes, whenever written.
 
+        Besides the fields the file says which recon3d wrote it, in ``generator``; readers leave that alone.
+
         Raises:
             OutputError: The file cannot be written.
         """
         arrays = {name: np.asarray(getattr(self, name)) for name in _LAYOUT}
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays, generator=np.array(GENERATOR))
 
     @staticmethod
     def load(path: str | Path) -> Capture:
@@ -212,6 +218,8 @@ def _check_ranges(arrays: Mapping[str, Array]) -> None:
         raise InputError("focal is not positive")
     if arrays["fps"] < 0:
         raise InputError("fps is negative")
+    if arrays["fps"] > 0 and not _RATES[0] <= arrays["fps"] <= _RATES[1]:
+        raise InputError(f"fps is {float(arrays['fps']):g}, which is no frame rate")
     if (np.diff(arrays["timestamps"]) < 0).any():
         raise InputError("timestamps run backwards")
 

@@ -72,7 +72,7 @@ def test_file_is_plain_numpy_and_always_the_same_bytes(head: HeadModel, tmp_path
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "c.npz").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:  # no time of day in it
         assert {m.date_time for m in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert [m.filename for m in archive.infolist()] == [f"{name}.npy" for name in FIELDS]
+        assert [m.filename for m in archive.infolist()] == [f"{name}.npy" for name in (*FIELDS, "generator")]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "b.npz", "c.npz"]
 
 

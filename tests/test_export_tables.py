@@ -16,6 +16,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from toy_head import toy_capture, write_toy_head
 
+from recon3d._version import GENERATOR
 from recon3d.capture import Capture
 from recon3d.conventions import ARKIT_NAMES, FRONTAL
 from recon3d.errors import InputError, UsageError
@@ -120,7 +121,8 @@ def test_the_parquet_schema_says_what_it_is(capture: Capture, toy: HeadModel, tm
     schema = pq.read_schema(path)
     facts = {k.decode(): v.decode() for k, v in schema.metadata.items() if k.startswith(b"recon3d.")}
     assert facts == {
-        "recon3d.format": "recon3d-curves/1", "recon3d.source": "astronaut.png",
+        "recon3d.format": "recon3d-curves/1", "recon3d.generator": GENERATOR,
+        "recon3d.source": "astronaut.png",
         "recon3d.head": toy.id, "recon3d.fps": "25",
     }  # fmt: skip
     types = {name: str(schema.field(name).type) for name in ("frame", "tracked", "jawOpen", "head_x")}
@@ -131,7 +133,10 @@ def test_json_names_its_format(capture: Capture, toy: HeadModel, tmp_path: Path)
     (path,) = export(capture, toy, tmp_path, "json", options=ExportOptions(fps=50))
     document = json.loads(path.read_text(encoding="utf-8"))
     del document["columns"], document["data"]
-    assert document == {"format": "recon3d-curves/1", "source": "astronaut.png", "head": toy.id, "fps": 50}
+    assert document == {
+        "format": "recon3d-curves/1", "generator": GENERATOR, "source": "astronaut.png",
+        "head": toy.id, "fps": 50,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("format", sorted(FILES))

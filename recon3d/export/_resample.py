@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from recon3d.errors import UsageError
+from recon3d.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from recon3d.capture import Capture
@@ -24,6 +24,9 @@ Indices = npt.NDArray[np.intp]
 MAX_FPS = 1000.0
 #: Times nearer to a frame than this part of the frame's length are that frame's: k / 60 is no exact number.
 _SNAP = 1e-6
+#: A regular rate may make so many frames of one, and so many besides. Without a bound a clock that leaps by
+#: years, in a file of a kilobyte, fills the disk.
+_MOST_OF_ONE, _MOST_BESIDES = 250, 100_000
 
 
 def check_fps(fps: float) -> float:
@@ -69,8 +72,17 @@ def regular_times(timestamps: Times, fps: float) -> Times:
 
     Where the last timestamp falls between two of them one more is added, so that the last frame is not lost
     (``resample`` holds it there).
+
+    Raises:
+        InputError: They would be far too many for so few timestamps: these leap.
     """
-    steps = math.ceil((float(timestamps[-1]) - float(timestamps[0])) * fps - _SNAP)
+    wanted = (float(timestamps[-1]) - float(timestamps[0])) * fps - _SNAP
+    if not wanted <= len(timestamps) * _MOST_OF_ONE + _MOST_BESIDES:
+        raise InputError(
+            f"its clock leaps: at {fps:g} frames a second its {len(timestamps)} frames would become "
+            f"{wanted:.0f}; cut out the gaps, or use --fps 0"
+        )
+    steps = math.ceil(wanted)
     times: Times = timestamps[0] + np.arange(steps + 1) / fps
     return times
 

@@ -1,6 +1,6 @@
 """arkit.json: the 52 ARKit units by name and the head's place, frame by frame, for any script to read.
 
-``{"format": "recon3d-arkit/1", "source", "head", "fps", "frames": [...]}``, and in each frame:
+``{"format": "recon3d-arkit/1", "generator", "source", "head", "fps", "frames": [...]}``, and in each frame:
 
 * ``time``: seconds; ``tracked``: false where the face was not seen and values are held or eased.
 * ``blendShapes``: unit name to weight in [0, 1].
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from recon3d._version import GENERATOR
 from recon3d.conventions import ARKIT_NAMES, FRONTAL, NECK
 from recon3d.export._still import as_batch, check_head, quaternion
 from recon3d.export.options import DEFAULTS, ExportOptions
@@ -50,7 +51,13 @@ def write(
 
 def document(capture: Capture, head: HeadModel) -> str:
     """Return the text of the file."""
-    start = {"format": FORMAT, "source": capture.source, "head": capture.head, "fps": round(capture.fps, 6)}
+    start = {
+        "format": FORMAT,
+        "generator": GENERATOR,
+        "source": capture.source,
+        "head": capture.head,
+        "fps": round(capture.fps, 6),
+    }
     frames = ",\n".join(_json(frame) for frame in _frames(capture, head))
     return f'{_json(start)[:-1]}, "frames": [\n{frames}\n]}}\n'
 

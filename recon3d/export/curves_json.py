@@ -1,7 +1,8 @@
 """curves.json: the curves as one JSON document; ``_curves.py`` says what the columns are.
 
-``{"format": "recon3d-curves/1", "source", "head", "fps", "columns": [names], "data": [[row], ...]}`` with one
-line a row. In pandas: ``DataFrame(document["data"], columns=document["columns"])``.
+``{"format": "recon3d-curves/1", "generator", "source", "head", "fps", "columns": [names],
+"data": [[row], ...]}`` with one line a row. In pandas:
+``DataFrame(document["data"], columns=document["columns"])``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recon3d._version import GENERATOR
 from recon3d.export._curves import curve_table
 from recon3d.export.options import DEFAULTS, ExportOptions
 from recon3d.files import atomic_path
@@ -32,6 +34,7 @@ def write(
     table = curve_table(capture, head, options)
     start = {
         "format": FORMAT,
+        "generator": GENERATOR,
         "source": capture.source,
         "head": capture.head,
         "fps": round(options.fps or capture.fps, 6),

@@ -1,7 +1,7 @@
 """curves.parquet: the curves as an Apache Parquet table; ``_curves.py`` says what the columns are.
 
 Units are 32-bit floats, the other numbers 64-bit; the schema's metadata holds ``recon3d.format``,
-``.source``, ``.head`` and ``.fps``. Needs the extra ``recon3d[tables]``.
+``.generator``, ``.source``, ``.head`` and ``.fps``. Needs the extra ``recon3d[tables]``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recon3d._version import GENERATOR
 from recon3d.conventions import ARKIT_NAMES
 from recon3d.export._curves import curve_table
 from recon3d.export.curves_json import FORMAT
@@ -37,6 +38,7 @@ def write(
     table = curve_table(capture, head, options)
     facts = {
         "format": FORMAT,
+        "generator": GENERATOR,
         "source": capture.source,
         "head": capture.head,
         "fps": f"{round(options.fps or capture.fps, 6):g}",

@@ -30,7 +30,7 @@ from pygltflib import (
     TextureInfo,
 )
 
-from recon3d._version import __version__
+from recon3d._version import GENERATOR
 from recon3d.export._gltf_buffer import GltfBuffer
 from recon3d.export._mesh import (
     SplitMesh,
@@ -140,7 +140,7 @@ def asset(capture: Capture) -> Asset:
     """Return what a document says of itself."""
     return Asset(
         version="2.0",
-        generator=f"recon3d {__version__}",
+        generator=GENERATOR,
         extras={"head": capture.head, "source": capture.source},
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from recon3d._version import __version__
+from recon3d._version import GENERATOR
 from recon3d.export._mesh import normals
 from recon3d.export._still import Floats, as_array, check_head, still
 from recon3d.export.options import DEFAULTS, ExportOptions
@@ -83,7 +83,7 @@ def mesh_encoder(head: HeadModel, textured: bool) -> Callable[[Floats], bytes]:
     def encode(vertices: Floats) -> bytes:
         points = vertices if textured else np.hstack([vertices, colours])
         parts = [
-            f"# recon3d {__version__}, head model {head.id}; metres, +Y up, looking along +Z\n",
+            f"# {GENERATOR}, head model {head.id}; metres, +Y up, looking along +Z\n",
             "mtllib mesh.mtl\no head\n",
             _lines("v" + " %.6f" * points.shape[1], points),
             uv,

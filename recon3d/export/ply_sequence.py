@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recon3d._version import GENERATOR
 from recon3d.export._sequence import write_sequence
 from recon3d.export._still import Floats, as_array
 from recon3d.export.options import DEFAULTS, ExportOptions
@@ -49,6 +50,6 @@ def write(
     def encode(vertices: Floats) -> bytes:
         mesh = Trimesh(vertices, faces, vertex_colors=colours, process=False, validate=False)
         data: bytes = export_ply(mesh, encoding="binary", vertex_normal=False)
-        return data
+        return data.replace(b"\nelement", f"\ncomment {GENERATOR}\nelement".encode(), 1)
 
     return write_sequence(capture, head, folder / "ply", ".ply", encode, options)

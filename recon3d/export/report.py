@@ -18,7 +18,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from recon3d._version import __version__
+from recon3d._version import GENERATOR
 from recon3d.errors import UsageError
 from recon3d.export._report.figures import curves, summary
 from recon3d.export._report.packing import pack, script_json
@@ -110,7 +110,7 @@ def _document(capture: Capture, name: str, notes: list[str], video: dict[str, st
         "name": name,
         "source": capture.source,
         "head": capture.head,
-        "generator": f"recon3d {__version__}",
+        "generator": GENERATOR,
         "frames": len(capture),
         "fps": capture.fps,
         "start": float(capture.timestamps[0]),

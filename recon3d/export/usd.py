@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdShade, UsdSkel, Vt
 
-from recon3d._version import __version__
+from recon3d._version import GENERATOR
 from recon3d.conventions import GLOBAL
 from recon3d.errors import OutputError
 from recon3d.export._mesh import influences, linear_rgba, normal_changes, normals, target_names
@@ -106,7 +106,7 @@ def _stage(capture: Capture, motion: Motion) -> Usd.Stage:
         stage.SetStartTimeCode(codes[0])
         stage.SetEndTimeCode(codes[-1])
     stage.GetRootLayer().customLayerData = {
-        "generator": f"recon3d {__version__}", "head": capture.head, "source": capture.source,
+        "generator": GENERATOR, "head": capture.head, "source": capture.source,
     }  # fmt: skip
     top = UsdGeom.Xform.Define(stage, _TOP)
     Usd.ModelAPI(top).SetKind("component")

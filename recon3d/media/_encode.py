@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+from recon3d._version import GENERATOR
 from recon3d.errors import OutputError
 from recon3d.media._audio import Soundtrack, open_soundtrack
 
@@ -41,6 +42,7 @@ class Encoder:
         self._end = 0.0
         self._scaler = VideoReformatter()
         self._file = av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"})
+        self._file.metadata["comment"] = GENERATOR
         try:
             self._stream = _add_video(self._file, self._even, fps, crf, preset)
             self._sound: Soundtrack | None = None if sound is None else open_soundtrack(sound, self._file)

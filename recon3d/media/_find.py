@@ -46,7 +46,7 @@ def each_once(
     inputs: Iterable[str | Path], expand: Callable[[str | Path], list[Path]]
 ) -> Iterator[tuple[Path, InputError | None]]:
     """Yield (path, None) for what inputs expand to, each file once; (input, error) where that fails."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for given in inputs:
         try:
             paths = expand(given)
@@ -54,7 +54,7 @@ def each_once(
             yield Path(given), error
             continue
         for path in paths:
-            real = path.resolve()
+            real = os.path.realpath(path)  # Path.resolve() raises at links in a circle
             if real not in seen:
                 seen.add(real)
                 yield path, None

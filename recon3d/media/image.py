@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
 
+from recon3d._version import GENERATOR
 from recon3d.errors import InputError, Recon3DError, UsageError
 from recon3d.files import atomic_path
 from recon3d.media._color import to_rgb
@@ -30,6 +32,10 @@ __all__ = [
 
 #: Larger pictures are refused from their header, before a byte of them is decoded.
 MAX_MEGAPIXELS = 100
+#: As JPEG's. A strip of a pixel's height and of millions of pixels takes hours to search.
+MAX_SIDE = 65_535
+#: Programs for a printer, which Pillow would have Ghostscript run.
+_PROGRAMS = frozenset({"EPS"})
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -62,14 +68,20 @@ def read_image(path: str | Path) -> Photo:
 
     Raises:
         InputError: Missing, not a regular file, empty, not permitted, not an image, truncated, damaged,
-            or over ``MAX_MEGAPIXELS``; one message each, of one line.
+            or over ``MAX_MEGAPIXELS`` or ``MAX_SIDE``; one message each, of one line.
     """
     path = Path(path)
     with open_regular(path) as file, _plain_errors(path), _open(file, path) as image:
         width, height = image.size
         if width * height > MAX_MEGAPIXELS * 1_000_000:
             raise _too_large(path, f"{width} x {height} pixels")
-        image.load()
+        if max(width, height) > MAX_SIDE:
+            what = f"too large: {width} x {height} pixels, the limit is {MAX_SIDE} a side"
+            raise InputError(f"{shown(path)}: {what}; make it smaller")
+        if image.format in _PROGRAMS:
+            raise InputError(f"{shown(path)}: a program ({image.format}), not a photograph; save it as JPEG")
+        with _libtiff_hushed(image):
+            image.load()
         exif = read_exif(image)  # after load(): a TIFF turns itself, and then no longer asks for it
         picture = upright(image, exif)
         return Photo(to_rgb(picture), focal_pixels(exif, picture.size), path)
@@ -77,6 +89,8 @@ def read_image(path: str | Path) -> Photo:
 
 def write_image(path: str | Path, pixels: npt.NDArray[np.uint8], quality: int = 92) -> None:
     """Write (H, W, 3) uint8 RGB pixels, atomically; the suffix of ``path`` tells the format.
+
+    Exif's ``Software`` says which recon3d wrote it, in formats that have room for it.
 
     Raises:
         UsageError: The suffix names no format that can be written.
@@ -89,17 +103,27 @@ def write_image(path: str | Path, pixels: npt.NDArray[np.uint8], quality: int = 
         raise UsageError(f"{shown(path)}: cannot write this format; use .jpg or .png")
     # By way of memory: where the disk is full, Pillow writes less than it should and says nothing.
     encoded = io.BytesIO()
-    save_pixels(encoded, pixels, format_name, quality)
+    exif = Image.Exif()
+    exif[Base.Software] = GENERATOR
+    save_pixels(encoded, pixels, format_name, quality, exif)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.getbuffer())
 
 
 def save_pixels(
-    target: Path | BinaryIO, pixels: npt.NDArray[np.uint8], format_name: str, quality: int = 92
+    target: Path | BinaryIO,
+    pixels: npt.NDArray[np.uint8],
+    format_name: str,
+    quality: int = 92,
+    exif: Image.Exif | None = None,
 ) -> None:
     """Encode (H, W, 3) uint8 RGB pixels to a file; not atomic (see ``write_image``)."""
     # Full-resolution colour in JPEG: thin coloured lines and texture seams bleed otherwise.
-    options = {"quality": quality, "subsampling": 0} if format_name == "JPEG" else {"quality": quality}
+    options: dict[str, Any] = {"quality": quality}
+    if format_name == "JPEG":
+        options["subsampling"] = 0
+    if exif is not None:
+        options["exif"] = exif
     Image.fromarray(np.ascontiguousarray(pixels)).save(target, format=format_name, **options)
 
 
@@ -112,6 +136,27 @@ def _open(file: BinaryIO, path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # size is judged by our own limit, metadata does not matter
         return Image.open(file)
+
+
+@contextmanager
+def _libtiff_hushed(image: Image.Image) -> Iterator[None]:
+    """Keep what libtiff itself prints about damaged pictures off standard error; our error says it, too."""
+    if image.format != "TIFF":
+        yield
+        return
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _enable_heif(path: Path) -> None:

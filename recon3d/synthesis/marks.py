@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from recon3d._version import __version__
+from recon3d._version import GENERATOR
 from recon3d.errors import OutputError, UsageError
 from recon3d.files import atomic_path
 from recon3d.media._open import open_regular, shown
@@ -39,7 +39,7 @@ Pixels = npt.NDArray[np.uint8]
 #: concept named "Edited using Generative AI". There was an original, and a trained network changed it.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
-_SOFTWARE = f"recon3d {__version__}"
+_SOFTWARE = GENERATOR
 #: Characters of a description: one JPEG segment of 64 KiB holds the packet however it is escaped.
 _WHAT_LENGTH = 1000
 #: Larger packets are not read, bytes; ours have a few thousand.
