@@ -27,6 +27,8 @@ _SNAP = 1e-6
 #: A regular rate may make so many frames of one, and so many besides. Without a bound a clock that leaps by
 #: years, in a file of a kilobyte, fills the disk.
 _MOST_OF_ONE, _MOST_BESIDES = 250, 100_000
+#: Frames that are made in memory, where some 1.3 GB hold so many: four hours at 60 frames a second.
+_MOST_AT_ONCE = 1_000_000
 
 
 def check_fps(fps: float) -> float:
@@ -44,11 +46,18 @@ def at_rate(capture: Capture, fps: float) -> Capture:
     """Return the capture at a regular rate; 0 leaves it as it is, with its true timestamps.
 
     Raises:
-        UsageError: ``fps`` is no frame rate.
+        UsageError: ``fps`` is no frame rate, or makes more frames than memory should hold.
+        InputError: The capture's clock leaps.
     """
     if check_fps(fps) == 0:
         return capture
-    return resample(capture, regular_times(capture.timestamps, fps), fps)
+    times = regular_times(capture.timestamps, fps)
+    if len(times) > max(_MOST_AT_ONCE, len(capture)):
+        raise UsageError(
+            f"{len(times)} frames are too many for this format (the limit is {_MOST_AT_ONCE}); "
+            "choose a lower --fps"
+        )
+    return resample(capture, times, fps)
 
 
 def parts_at_rate(capture: Capture, fps: float, rows: int) -> Iterator[Capture]:
