@@ -1,18 +1,20 @@
 """Measures recon3d batch on this machine, and prints a table in Markdown.
 
-    python tools/bench_batch.py [cost] [throughput] [nodes] [sizes] [--clips 200] [--workers 2]
+    python tools/bench_batch.py [cost] [throughput] [nodes] [sizes] [simulated] [--clips 200] [--workers 2]
 
 ``cost``: what the coordinator, its pool and the ledger take for an item, the tasks themselves doing nothing:
 for processes of this machine, and for actors of a Ray cluster on it. ``throughput``: short clips by
 ``recon3d batch`` against ``recon3d video --workers 1``, both with one thread a process, start-up included.
 ``nodes``: the same clips on a Ray cluster of one node and of two, each a process of its own with one core.
-``sizes``: the ledger's size and speed, and the coordinator's memory, with a hundred thousand items. All by
-default.
+``sizes``: the ledger's size and speed, and the coordinator's memory, with a hundred thousand items.
+``simulated``: as many items on a hundred machines, by the real coordinator and ledger and simulated workers.
+All by default.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import os
 import resource
@@ -24,12 +26,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from recon3d.batch.ledger import Changes, Ledger, Row, State, Wish, open_ledger
 from recon3d.batch.options import ItemOptions, Models
 from recon3d.batch.plan import Plan
-from recon3d.batch.pool import Pool, ProcessPool
+from recon3d.batch.pool import Ended, Event, Pool, ProcessPool
 from recon3d.batch.run import Coordinator, Limits
 from recon3d.batch.source import find_items
 from recon3d.batch.task import Outcome, Task, Tell, Work
@@ -154,13 +157,17 @@ def make_clips(folder: Path, count: int, frames: int) -> None:
                 video.write(np.asarray(picture), step / 25)
 
 
-def seconds_of(*arguments: str) -> float:
-    """Run the command line with one thread a process; return seconds."""
+def seconds_of(*arguments: str, one_core: bool = False) -> float:
+    """Run the command line with one thread of torch a process, or on one core; return seconds."""
+
+    def hold() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "recon3d", *arguments],
-        capture_output=True, text=True, check=False, env=environment,
+        capture_output=True, text=True, check=False, env=environment, preexec_fn=hold if one_core else None,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -168,16 +175,20 @@ def seconds_of(*arguments: str) -> float:
 
 
 def bench_throughput(clips: Path, count: int, workers: int, formats: tuple[str, ...]) -> Lines:
-    """Measure a batch against a single process."""
+    """Measure a batch against a single process: as it is, with its helping threads, and held to one core."""
     with tempfile.TemporaryDirectory() as out:
-        single = seconds_of("video", str(clips), "--out", f"{out}/video", "--workers", "1", "-q", *formats)
+        video = ("video", str(clips), "--workers", "1", "-q", *formats)
+        single = seconds_of(*video, "--out", f"{out}/video")
+        alone = seconds_of(*video, "--out", f"{out}/alone", one_core=True)
         batch = seconds_of(
             "batch", str(clips), "--out", f"{out}/batch", "--workers", str(workers), "--cluster", "local",
             "-q", *formats,
         )  # fmt: skip
     yield f"{count} clips, recon3d video, one process", f"{single:.1f} s, {count / single:.3f} clips/s"
+    yield "the same, held to one core", f"{alone:.1f} s, {count / alone:.3f} clips/s"
     yield f"{count} clips, recon3d batch, {workers} workers", f"{batch:.1f} s, {count / batch:.3f} clips/s"
-    yield "share of workers x single", f"{100 * single / (workers * batch):.1f} %"
+    yield "batch, share of workers x single", f"{100 * single / (workers * batch):.1f} %"
+    yield "batch, share of workers x single held to one core", f"{100 * alone / (workers * batch):.1f} %"
 
 
 def bench_nodes(clips: Path, count: int, formats: tuple[str, ...]) -> Lines:
@@ -191,6 +202,91 @@ def bench_nodes(clips: Path, count: int, formats: tuple[str, ...]) -> Lines:
         rate = count / taken[nodes]
         yield f"{count} clips, Ray, {nodes} node(s) of one core", f"{taken[nodes]:.1f} s, {rate:.3f} clips/s"
     yield "two nodes against twice one", f"{100 * taken[1] / (2 * taken[2]):.1f} %"
+
+
+class Simulated:
+    """A pool whose workers only say when they would be done.
+
+    Its clock goes on as the coordinator works, and by ``each`` seconds at every task that is given, for what
+    a cluster takes to pass it on; when all workers are busy it leaps to the next event.
+    """
+
+    def __init__(self, workers: int, seconds: float, spread: float, each: float) -> None:
+        """Say how many there are, and how long a task takes, s: within its ``spread`` part more or less."""
+        self._members: list[Task | None] = [None] * workers
+        self._due: list[tuple[float, int]] = []
+        self._seconds, self._spread, self._each = seconds, spread, each
+        self._random = Random(1)
+        self._real = time.perf_counter()
+        self.now = self.busy = self.coordinating = 0.0
+
+    def want(self, count: int) -> None:
+        """All are there."""
+
+    def workers(self) -> int:
+        """Return how many there are."""
+        return len(self._members)
+
+    def idle(self) -> bool:
+        """Tell whether any has nothing to do."""
+        return any(one is None for one in self._members)
+
+    def takes(self, task: Task) -> bool:
+        """Tell whether any can be given the task."""
+        return self.idle()
+
+    def give(self, task: Task) -> None:
+        """Give a task to one."""
+        self._go_on()
+        self.now += self._each
+        number = next(k for k, one in enumerate(self._members) if one is None)
+        self._members[number] = task
+        seconds = self._seconds * self._random.uniform(1 - self._spread, 1 + self._spread)
+        self.busy += seconds
+        heapq.heappush(self._due, (self.now + seconds, number))
+
+    def events(self, seconds: float) -> list[Event]:
+        """Return what is over by now, or next."""
+        self._go_on()
+        if self._due:
+            self.now = max(self.now, self._due[0][0])
+        over = []
+        while self._due and self._due[0][0] <= self.now:
+            _, number = heapq.heappop(self._due)
+            task, self._members[number] = self._members[number], None
+            assert task is not None
+            over.append(Ended(task, Nothing()._do(task, lambda *_: None)))
+        self._real = time.perf_counter()
+        return list(over)
+
+    def kill(self, task: Task, reason: str) -> None:
+        """Nobody is killed."""
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+    def _go_on(self) -> None:
+        real = time.perf_counter()
+        self.coordinating += real - self._real
+        self.now += real - self._real
+        self._real = real
+
+
+def bench_simulated(count: int, seconds: float, nodes: int = 100, cores: int = 16) -> Lines:
+    """Measure the coordinator with as many workers as a large cluster has."""
+    with tempfile.TemporaryDirectory() as folder, open_ledger(Path(folder) / "ledger.sqlite") as ledger:
+        ledger.begin_run({})
+        enter(ledger, count)
+        pool = Simulated(nodes * cores, seconds, 0.5, 0.001)
+        Coordinator(ledger, pool, folder, Limits(), Silent()).run()
+        assert ledger.counts()["done"] == count
+    share = pool.busy / (pool.now * nodes * cores)
+    what = f"simulated: {count} items of {seconds:g} s on {nodes} nodes of {cores} cores"
+    yield what, f"{pool.now / 60:.1f} min, {count / pool.now:.0f} items/s, workers busy {100 * share:.1f} %"
+    yield (
+        "the coordinator's own time",
+        f"{pool.coordinating:.0f} s, {1000 * pool.coordinating / count:.2f} ms an item",
+    )
 
 
 def bench_sizes(count: int) -> Lines:
@@ -292,15 +388,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", help="cost, throughput, nodes, sizes")
+    parser.add_argument("what", nargs="*", help="cost, throughput, nodes, sizes, simulated")
     parser.add_argument("--items", type=int, default=1000, help="items that take no time")
     parser.add_argument("--many", type=int, default=100_000, help="items in the ledger")
+    parser.add_argument("--seconds", type=float, default=10.0, help="a worker's for a simulated item")
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--frames", type=int, default=50, help="frames of a clip")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--formats", default="", help="formats of the clips' results; the default ones")
     options = parser.parse_args()
-    what = options.what or ["sizes", "cost", "throughput", "nodes"]
+    what = options.what or ["sizes", "simulated", "cost", "throughput", "nodes"]
     formats = ("-f", options.formats) if options.formats else ()
     print("| what | measured |\n|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -308,6 +405,7 @@ def main() -> None:
             make_clips(Path(folder), options.clips, options.frames)
         parts: dict[str, Lines] = {
             "sizes": bench_sizes(options.many),
+            "simulated": bench_simulated(options.many, options.seconds),
             "cost": bench_cost(options.items, options.workers),
             "throughput": bench_throughput(Path(folder), options.clips, options.workers, formats),
             "nodes": bench_nodes(Path(folder), options.clips, formats),
