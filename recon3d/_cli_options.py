@@ -55,6 +55,19 @@ Head = Annotated[
         help="Head model: FLAME's .pkl, an .npz, or gnm; the open head by default.",
     ),
 ]
+FocalLength = Annotated[
+    str | None, typer.Option("--focal", help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
+]
+SideBySide = Annotated[bool, typer.Option("--side-by-side", help="Show the clip beside the overlay.")]
+SequenceRate = Annotated[
+    float | None,
+    typer.Option("--sequence-fps", min=0.01, help="Frames per second of numbered images; 25 by default."),
+]
+Smoothing = Annotated[float, typer.Option("--smooth", min=0, max=1, help="Smoothing in time; 0 is none.")]
+LiveLinkAngles = Annotated[
+    AngleChoice | None,
+    typer.Option("--angles", help="Unit of the angles in livelink.csv; radians by default."),
+]
 Device = Annotated[str, typer.Option("--device", help="Where torch's networks run: cpu, cuda.")]
 Rate = Annotated[
     float | None,

@@ -17,6 +17,7 @@ from queue import Empty
 from typing import Any
 
 from recon3d._cli_report import Reporter
+from recon3d._processes import interrupt_put_off
 from recon3d._results import FolderNames, check_formats
 from recon3d._video_job import (
     ClipReport,
@@ -188,7 +189,7 @@ def _run_in_worker(job: _Job) -> tuple[ClipReport | None, str, str, float]:
 def _run_parallel(jobs: Sequence[_Job], settings: VideoSettings, workers: int, reporter: Reporter) -> None:
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        with _interrupt_put_off():  # and for good in the processes that are started meanwhile
+        with interrupt_put_off():  # and for good in the processes that are started meanwhile
             messages = context.Queue()
             pool = stack.enter_context(
                 ProcessPoolExecutor(
@@ -207,19 +208,6 @@ def _run_parallel(jobs: Sequence[_Job], settings: VideoSettings, workers: int, r
             for process in processes:
                 process.terminate()
             raise
-
-
-@contextmanager
-def _interrupt_put_off() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done. Processes started in it are never interrupted."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _show(messages: Any, reporter: Reporter) -> None:

@@ -22,9 +22,11 @@ from recon3d._cli_options import (
     Device,
     Encoder,
     Face,
+    FocalLength,
     Head,
     Json,
     LandmarkChoice,
+    LiveLinkAngles,
     Map,
     Mark,
     NoEncoder,
@@ -35,6 +37,9 @@ from recon3d._cli_options import (
     Rate,
     Recording,
     Renders,
+    SequenceRate,
+    SideBySide,
+    Smoothing,
     TrainOut,
     WeightsDir,
     exit_status,
@@ -110,9 +115,7 @@ def photo(
     ] = LandmarkChoice.mediapipe,
     weights_dir: WeightsDir = None,
     max_faces: Annotated[int, typer.Option(min=1, help="At most this many faces a photograph.")] = 8,
-    focal: Annotated[
-        str | None, typer.Option(help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
-    ] = None,
+    focal: FocalLength = None,
     landmarks_dots: Annotated[
         bool, typer.Option("--landmarks-dots", help="Draw the head's 68 landmarks over the overlay.")
     ] = False,
@@ -174,24 +177,16 @@ def video(
         ),
     ] = None,
     face: Annotated[str, typer.Option(help="Who: all, largest, or at most so many.")] = "all",
-    smooth: Annotated[float, typer.Option(min=0, max=1, help="Smoothing in time; 0 is none.")] = 0.5,
+    smooth: Smoothing = 0.5,
     calibrate: Annotated[
         str | None,
         typer.Option(metavar="START:END", help="Seconds in which the face is at rest: its neutral."),
     ] = None,
-    focal: Annotated[
-        str | None, typer.Option(help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
-    ] = None,
-    side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="Show the clip beside the overlay.")
-    ] = False,
+    focal: FocalLength = None,
+    side_by_side: SideBySide = False,
     fps: Rate = None,
-    sequence_fps: Annotated[
-        float | None, typer.Option(min=0.01, help="Frames per second of numbered images; 25 by default.")
-    ] = None,
-    angles: Annotated[
-        AngleChoice | None, typer.Option(help="Unit of the angles in livelink.csv; radians by default.")
-    ] = None,
+    sequence_fps: SequenceRate = None,
+    angles: LiveLinkAngles = None,
     names: Map = None,
     force: Annotated[bool, typer.Option("--force", help="Do clips again that are done.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Clips worked on at the same time.")] = 1,
@@ -288,20 +283,12 @@ def batch_run(
         typer.Option("--photo-format", help="Of photographs: obj, glb, arkit, overlay by default."),
     ] = None,
     face: Annotated[str, typer.Option(help="Who of a clip: all, largest, or at most so many.")] = "all",
-    smooth: Annotated[float, typer.Option(min=0, max=1, help="Smoothing in time; 0 is none.")] = 0.5,
-    focal: Annotated[
-        str | None, typer.Option(help="Focal length: pixels (1200), or mm on 35 mm film (50mm).")
-    ] = None,
-    side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="Show the clip beside the overlay.")
-    ] = False,
+    smooth: Smoothing = 0.5,
+    focal: FocalLength = None,
+    side_by_side: SideBySide = False,
     fps: Rate = None,
-    sequence_fps: Annotated[
-        float | None, typer.Option(min=0.01, help="Frames per second of numbered images; 25 by default.")
-    ] = None,
-    angles: Annotated[
-        AngleChoice | None, typer.Option(help="Unit of the angles in livelink.csv; radians by default.")
-    ] = None,
+    sequence_fps: SequenceRate = None,
+    angles: LiveLinkAngles = None,
     names: Map = None,
     max_faces: Annotated[int, typer.Option(min=1, help="At most this many faces a photograph.")] = 8,
     landmarks: Annotated[

@@ -62,8 +62,8 @@ ROWS: tuple[tuple[str, tuple[Box, ...]], ...] = (
     ("ground", (
         Box("media", "pictures and clips, read and written", ("media",)),
         Box("conventions, files, assets, errors", "names and axes, atomic writing, downloads, messages",
-            ("conventions", "files", "assets", "errors", "resources", "_version", "_npz", "_threads",
-             "_unit_names", "_focal_option")),
+            ("conventions", "files", "assets", "errors", "resources", "_version", "_npz", "_processes",
+             "_threads", "_unit_names", "_focal_option")),
     )),
 )  # fmt: skip
 

@@ -12,14 +12,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from recon3d._cli_report import explain
+from recon3d._processes import interrupt_put_off
 from recon3d.batch.task import Outcome, Start, Task
 from recon3d.errors import Recon3DError
 
@@ -198,7 +198,7 @@ class ProcessPool:
         return [] if worker.task is None else [Died(worker.task, reason)]
 
     def _new(self) -> _Worker:
-        with _interrupt_put_off():  # and for good in the process that is started meanwhile
+        with interrupt_put_off():  # and for good in the process that is started meanwhile
             return _Worker(self._context, self._start)
 
 
@@ -279,16 +279,3 @@ def _await_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextmanager
-def _interrupt_put_off() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done. Processes started in it are never interrupted."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
