@@ -296,6 +296,17 @@ def test_file_names(toy: HeadModel, tmp_path: Path) -> None:
         file_name(capture, ExportOptions(take=-1))
 
 
+@pytest.mark.parametrize("code", ["ascii", "utf-8"])
+def test_file_names_can_be_written_everywhere(
+    toy: HeadModel, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: code)
+    for slate in ("take \U0001d54f\udce2 7", "\U0001d54f" * 300 + "7", "7" + "ä" * 300):
+        name = file_name(toy_capture(toy), ExportOptions(slate=slate))
+        assert "7" in name or code == "utf-8"
+        assert len(name.encode(code)) < 255, "what a disk takes"
+
+
 def test_nothing_half_written(toy: HeadModel, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_livelink(toy_capture(toy), toy, tmp_path / "missing" / "take.csv")

@@ -28,6 +28,7 @@ The app's eyes rest .068 rad outward (the optical axis is not the line of sight)
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,9 @@ def _values(capture: Capture, head: HeadModel, options: ExportOptions) -> npt.ND
 
 def _field(text: str, what: str) -> str:
     """Return a name as a field of a file name that every system takes."""
-    field = re.sub(r"[^\w.]+|_+", "-", text).strip("-.")
+    code = sys.getfilesystemencoding()  # that of some systems knows no letters but A to Z
+    known = text.encode(code, "replace").decode(code)
+    field = re.sub(r"[^\w.]+|_+", "-", known).strip("-.")
     if not field:
         raise UsageError(f"the {what} {text!r} holds no letter and no digit; name it with --{what}")
-    return field[:100]
+    return field.encode(code)[:100].decode(code, "ignore")
