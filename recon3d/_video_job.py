@@ -209,6 +209,7 @@ class VideoWorker:
         settings = self._settings
         finished = self.finished(path, stem)
         if finished is not None:
+            remove_work(settings.out, stem)  # who was killed just before the end left it
             return finished
         with open_clip(path, fps=settings.sequence_fps) as clip:
             _check_way(settings.out / stem)
@@ -225,7 +226,7 @@ class VideoWorker:
                 shutil.rmtree(work, ignore_errors=True)
                 shutil.rmtree(_parts_of(work), ignore_errors=True)
                 raise
-        _remove_work(settings.out, stem)
+        remove_work(settings.out, stem)
         return report
 
     def part_folders(self, jobs: Sequence[PartJob], stem: str) -> list[Path]:
@@ -527,7 +528,7 @@ def _parts_of(work: Path) -> Path:
     return work.with_name(f"{work.name}-parts")
 
 
-def _remove_work(out: Path, stem: str) -> None:
+def remove_work(out: Path, stem: str) -> None:
     """Remove what this run, and interrupted runs of this clip with other settings, left."""
     name = _work_name(stem)
     for pattern in (f"{name}????????", f"{name}????????-parts", f".{name}????????.*"):

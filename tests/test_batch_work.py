@@ -14,6 +14,7 @@ from face_clips import face_frames, face_picture, pair_frames, wall_frames, writ
 from PIL import Image
 
 import recon3d.batch.work as work_module
+from recon3d._video_job import _work_name
 from recon3d.batch.lock import locked
 from recon3d.batch.options import ItemOptions, Models
 from recon3d.batch.task import Outcome, Task
@@ -71,7 +72,10 @@ def test_a_clip_becomes_a_folder_of_its_name(worker: Worker, clips: Path, tmp_pa
     assert files(tmp_path / "out") == set(outcome.outputs)
     assert outcome.outputs["day 1/eve/capture.npz"] == (tmp_path / "out/day 1/eve/capture.npz").stat().st_size
     assert len(Capture.load(tmp_path / "out/day 1/eve/capture.npz")) == 12
+    left = tmp_path / "out" / "day 1" / f"{_work_name('eve')}01234567"
+    left.mkdir()  # by who was killed just before the end
     assert do(worker, clips / "eve.mp4", "day 1/eve").facts["skipped"] is True
+    assert not left.exists()
     assert do(worker, clips / "eve.mp4", "day 1/eve", force=True).facts["skipped"] is False
 
 

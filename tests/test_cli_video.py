@@ -216,6 +216,8 @@ def test_the_head_moves_as_the_picture_does(first: Run, folder: Path) -> None:
 
 def test_what_is_done_is_skipped(first: Run, folder: Path) -> None:
     before = stats(folder / "first")
+    left = folder / "first" / f"{_work_name('eve')}01234567"
+    left.mkdir()  # by who was killed just before the end
     again = recon3d("video", "eve.mp4", "--out", "first", cwd=folder)
     assert again == Run(0, "eve.mp4 -> first/eve (done before; --force does it again)\n", "")
     assert stats(folder / "first") == before

@@ -144,6 +144,8 @@ class Worker:
         stem = task.id.rpartition("/")[2]
         if task.kind == "photo":
             return self._photo(out, place, stem, path, task)
+        from recon3d._video_job import remove_work
+
         settings = task.options.video(place, self._setup.models, force=task.force)
         worker = self._video.with_settings(settings)
         done = worker.finished(path, stem)
@@ -157,6 +159,8 @@ class Worker:
             if len(jobs) > 1:
                 worker.join(jobs, worker.part_folders(jobs, stem), stem, tell)
             done = worker.run(path, stem, tell)
+        else:
+            remove_work(place, stem)  # who was killed just before the end left it
         facts = {"lost": done.lost, "tracked": round(done.tracked, 4), "skipped": done.skipped}
         return Outcome(frames=done.frames, facts=facts, outputs=_sizes(done.files, out))
 
